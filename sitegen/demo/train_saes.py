@@ -1,0 +1,129 @@
+"""Train the three demo SAEs in one pass over the demo language model.
+
+    python -m sitegen.demo.train_saes --lm sitegen/demo/lm --out sitegen/demo/saes
+
+Activations come from random 128-token windows of the standard library's training files (and of installed packages' sources, see
+`train_lm.PACKAGES`), each behind one BOS; the BOS position itself is left out, as it is from every dashboard.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import sae_fast.lm
+from sae_fast.training import SAETrainer, ShuffleBuffer, StepMetrics, TrainConfig, train
+from sitegen.demo import standard_library
+from sitegen.demo.train_lm import package_documents, token_stream
+
+CONTEXT = 128
+D_SAE = 4096
+MODEL_NAME = "sitegen-demo-lm"
+BLOCK_CONTEXTS = 64
+BUFFER_TOKENS = 160_000
+BATCH_TOKENS = 2048
+LIBRARY_SHARE = 0.7
+
+RUNS = {
+    "topk": dict(architecture="topk", hook_name="blocks.1.hook_resid_post", k=24),
+    "jumprelu": dict(architecture="jumprelu", hook_name="blocks.2.hook_resid_post", k=24),
+    "batchtopk": dict(architecture="batchtopk", hook_name="blocks.0.hook_mlp_out", k=20),
+}
+
+
+def windows(streams: list[tuple[np.ndarray, float]], bos: int, seed: int) -> Iterator[Tensor]:
+    """Yield `[BLOCK_CONTEXTS, CONTEXT]` int64: BOS, then a random window of a stream chosen by its weight."""
+    rng = np.random.default_rng(seed)
+    weights = [weight for _, weight in streams]
+    while True:
+        rows = []
+        for index in rng.choice(len(streams), size=BLOCK_CONTEXTS, p=weights):
+            stream = streams[index][0]
+            start = rng.integers(0, len(stream) - CONTEXT)
+            rows.append(np.concatenate([[bos], stream[start : start + CONTEXT - 1].astype(np.int64)]))
+        yield torch.from_numpy(np.stack(rows))
+
+
+def activation_blocks(lm: sae_fast.lm.LanguageModel, hooks: list[str], tokens: Iterator[Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield `{hook: [n, d]}` of all tokens but BOS."""
+    for token_ids in tokens:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            activations = lm.activations(token_ids, hooks)
+        keep = token_ids != lm.bos_token_id
+        yield {hook: activations[hook][keep].float() for hook in hooks}
+
+
+def held_out_activations(lm: sae_fast.lm.LanguageModel, hooks: list[str], stream: np.ndarray) -> dict[str, Tensor]:
+    starts = np.linspace(0, len(stream) - CONTEXT, 512).astype(int)
+    rows = [np.concatenate([[lm.bos_token_id], stream[s : s + CONTEXT - 1].astype(np.int64)]) for s in starts]
+    token_ids = torch.from_numpy(np.stack(rows))
+    parts = [lm.activations(block, hooks) for block in token_ids.split(BLOCK_CONTEXTS)]
+    keep = token_ids != lm.bos_token_id
+    return {hook: torch.cat([part[hook] for part in parts])[keep].float() for hook in hooks}
+
+
+class Progress:
+    """Prints, every hundred steps, what every SAE is at and how long the rest will take."""
+
+    def __init__(self, n_steps: int) -> None:
+        self.n_steps, self.started = n_steps, time.time()
+
+    def __call__(self, metrics: Mapping[str, StepMetrics]) -> None:
+        step = next(iter(metrics.values())).step
+        if step % 100 and step != self.n_steps:
+            return
+        elapsed = time.time() - self.started
+        parts = [f"{n} EV {m.explained_variance:.3f} L0 {m.l0:.1f} dead {m.n_dead}" for n, m in metrics.items()]
+        rate, left = step * BATCH_TOKENS / elapsed, elapsed / step * (self.n_steps - step) / 60
+        print(f"step {step}/{self.n_steps} {' · '.join(parts)} · {rate:,.0f} tokens/s {left:.0f} min left", flush=True)
+
+
+def run(lm_folder: Path, out: Path, n_tokens: int, seed: int = 0, only: list[str] | None = None) -> None:
+    runs = {name: settings for name, settings in RUNS.items() if only is None or name in only}
+    lm = sae_fast.lm.load(lm_folder)
+    assert lm.bos_token_id is not None
+    hooks = sorted({str(settings["hook_name"]) for settings in runs.values()})
+    library = token_stream(lm.tokenizer, standard_library.documents("train"))
+    packages = token_stream(lm.tokenizer, package_documents())
+    held_out = held_out_activations(lm, hooks, token_stream(lm.tokenizer, standard_library.documents("held_out")))
+    streams = [(library, LIBRARY_SHARE), (packages, 1 - LIBRARY_SHARE)]
+    blocks = activation_blocks(lm, hooks, windows(streams, lm.bos_token_id, seed))
+    batches = iter(ShuffleBuffer(blocks, BUFFER_TOKENS, BATCH_TOKENS, seed))
+    sample = next(batches)
+    trainers = {}
+    for name, settings in runs.items():
+        config = TrainConfig(
+            d_in=lm.d_hook(str(settings["hook_name"])),
+            d_sae=D_SAE,
+            n_tokens=n_tokens,
+            batch_tokens=BATCH_TOKENS,
+            model_name=MODEL_NAME,
+            context_size=CONTEXT,
+            seed=seed,
+            **settings,  # type: ignore[arg-type]
+        )
+        trainers[name] = SAETrainer(config, sample[config.hook_name])
+    train(trainers, batches, Progress(n_tokens // BATCH_TOKENS))
+    for name, trainer in trainers.items():
+        sae = trainer.to_sae(held_out[trainer.config.hook_name], dtype=torch.bfloat16)
+        sae.save(out / name, format="saelens")
+        print(f"wrote {out / name}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lm", type=Path, required=True, help="folder of the demo LM")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the three SAE folders")
+    parser.add_argument("--tokens", type=float, default=6e6, help="activation vectors to train on (default 6e6)")
+    parser.add_argument("--only", nargs="*", choices=sorted(RUNS), help="train these alone")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    run(arguments.lm, arguments.out, int(arguments.tokens), arguments.seed, arguments.only)
+
+
+if __name__ == "__main__":
+    main()
