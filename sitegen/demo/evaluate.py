@@ -34,7 +34,7 @@ def batches(stream: np.ndarray, bos: int) -> list[tuple[torch.Tensor, torch.Tens
 
 
 def main() -> None:
-    lm = sae_fast.lm.load(FOLDER / "lm")
+    lm = sae_fast.lm.load(FOLDER / "lm", dtype="float32")
     assert lm.bos_token_id is not None
     saes = {folder.name: sae_fast.load(folder, dtype=torch.float32) for folder in sorted((FOLDER / "saes").iterdir())}
     stream = token_stream(lm.tokenizer, standard_library.documents("held_out"))

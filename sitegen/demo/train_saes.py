@@ -84,7 +84,7 @@ class Progress:
 
 def run(lm_folder: Path, out: Path, n_tokens: int, seed: int = 0, only: list[str] | None = None) -> None:
     runs = {name: settings for name, settings in RUNS.items() if only is None or name in only}
-    lm = sae_fast.lm.load(lm_folder)
+    lm = sae_fast.lm.load(lm_folder, dtype="float32")
     assert lm.bos_token_id is not None
     hooks = sorted({str(settings["hook_name"]) for settings in runs.values()})
     library = token_stream(lm.tokenizer, standard_library.documents("train"))

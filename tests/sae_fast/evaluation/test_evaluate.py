@@ -1,0 +1,278 @@
+"""`evaluate` against a brute-force computation text by text with the model's own modules, and its limiting cases."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from sae_fast.errors import ArgumentError, HookNotFoundError, ShapeError
+from sae_fast.evaluation import Batch, Metrics, evaluate
+from sae_fast.lm.transformers import TransformersLM
+from sae_fast.sae import SAE, SAEConfig
+from sae_fast.sparse import SparseActs
+
+D, D_SAE, D_VOCAB, BOS = 16, 24, 40, 1
+HOOK = "blocks.1.hook_resid_post"
+
+
+@pytest.fixture(scope="module")
+def lm() -> TransformersLM:
+    config = transformers.GPT2Config(
+        vocab_size=D_VOCAB, n_embd=D, n_layer=3, n_head=2, n_positions=32, bos_token_id=BOS, eos_token_id=2
+    )
+    model = transformers.GPT2LMHeadModel(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if name.endswith("bias"):
+                parameter.copy_(0.1 * noise)
+            else:
+                parameter.copy_(1 + 0.3 * noise if parameter.ndim == 1 else noise / 2)
+        model.transformer.ln_f.weight.mul_(2)  # confident enough for ablations to show in the cross entropy
+    return TransformersLM(model, tokenizer=None)
+
+
+def random_sae(hook_name: str = HOOK, seed: int = 0) -> SAE:
+    generator = torch.Generator().manual_seed(seed)
+    W_dec = torch.nn.functional.normalize(torch.randn(D_SAE, D, generator=generator), dim=1)
+    return SAE(
+        cfg=SAEConfig(architecture="standard", d_in=D, d_sae=D_SAE, hook_name=hook_name),
+        W_enc=0.5 * W_dec.T.contiguous(),
+        W_dec=W_dec,
+        b_enc=-0.3 * torch.rand(D_SAE, generator=generator),
+        b_dec=0.5 * torch.randn(D, generator=generator),
+    )
+
+
+def perfect_sae(hook_name: str = HOOK) -> SAE:
+    """`x = relu(x) - relu(-x)`, exact in floating point."""
+    eye = torch.eye(D)
+    return SAE(
+        cfg=SAEConfig(architecture="standard", d_in=D, d_sae=2 * D, hook_name=hook_name),
+        W_enc=torch.cat([eye, -eye], dim=1),
+        W_dec=torch.cat([eye, -eye]),
+        b_enc=torch.zeros(2 * D),
+        b_dec=torch.zeros(D),
+    )
+
+
+def texts() -> tuple[list[Tensor], list[Tensor]]:
+    """Six texts of BOS and 4 to 13 tokens, and which tokens of each count: not BOS, and not every third token."""
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.cat([torch.tensor([BOS]), torch.randint(3, D_VOCAB, (n,), generator=generator)]) for n in (9, 4, 13, 6, 8, 5)]
+    counted = [(row != BOS) & (torch.arange(len(row)) % 3 != 2) for row in rows]
+    return rows, counted
+
+
+def padded(rows: list[Tensor], counted: list[Tensor], side: str) -> Batch:
+    width = max(map(len, rows)) + 1
+    token_ids = torch.full((len(rows), width), 2)
+    keep, mask = torch.zeros(len(rows), width, dtype=torch.bool), torch.zeros(len(rows), width, dtype=torch.int64)
+    for i, (row, kept) in enumerate(zip(rows, counted, strict=True)):
+        place = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        token_ids[i, place], keep[i, place], mask[i, place] = row, kept, 1
+    return token_ids, keep, mask
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[Batch]:
+    """Three batches of different size and padding, the last without a counted token."""
+    rows, counted = texts()
+    nothing = (torch.full((2, 4), 5), torch.zeros(2, 4, dtype=torch.bool), torch.ones(2, 4, dtype=torch.int64))
+    return [padded(rows[:4], counted[:4], "right"), padded(rows[4:], counted[4:], "left"), nothing]
+
+
+@torch.no_grad()
+def brute_force(lm: TransformersLM, sae: SAE) -> dict[str, Any]:
+    """Every metric from its definition, one unpadded text at a time, with a plain PyTorch hook on the model's own layer."""
+    layer = lm.model.transformer.h[1]
+    rows, counted = texts()
+
+    def run(row: Tensor, change: Any = None) -> tuple[Tensor, Tensor]:
+        seen = []
+
+        def hook(_: Any, __: Any, output: Tensor) -> Tensor:
+            seen.append(output[0].clone())
+            return output if change is None else change(output[0].clone())[None]
+
+        handle = layer.register_forward_hook(hook)
+        logits = lm.model(row[None]).logits[0].double()
+        handle.remove()
+        return logits.log_softmax(-1), seen[0]
+
+    clean = [run(row) for row in rows]
+    x = torch.cat([stream[kept] for (_, stream), kept in zip(clean, counted, strict=True)]).double()
+    W_enc, W_dec, b_enc, b_dec = (t.double() for t in (sae.W_enc, sae.W_dec, sae.b_enc, sae.b_dec))
+    acts = (x @ W_enc + b_enc).relu()
+    x_hat = acts @ W_dec + b_dec
+    reconstructed = iter(x_hat.split([int(kept.sum()) for kept in counted]))
+    places = [(i, p) for i, row in enumerate(rows) for p in range(len(row) - 1) if counted[i][p + 1]]
+
+    def ce(log_p: list[Tensor]) -> float:
+        return -sum(float(log_p[i][p, rows[i][p + 1]]) for i, p in places) / len(places)
+
+    def with_values(values: list[Tensor]) -> list[Tensor]:
+        found = []
+        for row, kept, value in zip(rows, counted, values, strict=True):
+
+            def change(stream: Tensor, kept: Tensor = kept, value: Tensor = value) -> Tensor:
+                stream[kept] = value.float()
+                return stream
+
+            found.append(run(row, change)[0])
+        return found
+
+    log_clean = [log_p for log_p, _ in clean]
+    log_sae = with_values([next(reconstructed) for _ in rows])
+    ce_clean, ce_sae = ce(log_clean), ce(log_sae)
+    ce_mean, ce_zero = ce(with_values([x.mean(0)] * len(rows))), ce(with_values([torch.zeros(D)] * len(rows)))
+    divergence = [float((log_clean[i][p].exp() * (log_clean[i][p] - log_sae[i][p])).sum()) for i, p in places]
+    return {
+        "n_tokens": len(x),
+        "n_predictions": len(places),
+        "l0": float((acts != 0).sum(1).double().mean()),
+        "explained_variance": float(1 - (x - x_hat).square().sum() / (x - x.mean(0)).square().sum()),
+        "mse": float((x - x_hat).square().sum(1).mean()),
+        "ce_clean": ce_clean,
+        "ce_sae": ce_sae,
+        "ce_mean_ablation": ce_mean,
+        "ce_zero_ablation": ce_zero,
+        "ce_recovered": (ce_mean - ce_sae) / (ce_mean - ce_clean),
+        "ce_recovered_zero": (ce_zero - ce_sae) / (ce_zero - ce_clean),
+        "delta_ce": ce_sae - ce_clean,
+        "kl_sae": sum(divergence) / len(divergence),
+        "feature_counts": (acts != 0).sum(0),
+    }
+
+
+def assert_metrics(got: Metrics, expected: dict[str, Any]) -> None:
+    assert torch.equal(got.feature_counts, expected["feature_counts"])
+    for name, value in expected.items():
+        # A ratio of differences of cross entropies multiplies their rounding by ce / (ce_ablated - ce_clean), 80 here.
+        rel = 80 * 2e-5 if name.startswith("ce_recovered") else 2e-5
+        if name != "feature_counts":
+            assert getattr(got, name) == pytest.approx(value, rel=rel, abs=2e-6), name
+
+
+def test_every_metric_equals_brute_force(lm: TransformersLM, batches: list[Batch]) -> None:
+    """Two SAEs at one hook and padded batches give what one text at a time gives."""
+    saes = {"a": random_sae(), "b": random_sae(seed=5)}
+
+    found = evaluate(lm, saes, batches)
+
+    assert list(found) == ["a", "b"]
+    for name, sae in saes.items():
+        expected = brute_force(lm, sae)
+        assert abs(expected["delta_ce"]) > 0.01
+        assert_metrics(found[name], expected)
+
+
+def test_how_the_texts_are_batched_does_not_matter(lm: TransformersLM, batches: list[Batch]) -> None:
+    """One batch of all texts gives what three batches give: sums are pooled, never means of means."""
+    rows, counted = texts()
+    together = evaluate(lm, {"a": random_sae()}, [padded(rows, counted, "left")])["a"]
+
+    assert_metrics(together, vars(evaluate(lm, {"a": random_sae()}, batches)["a"]))
+
+
+def test_a_perfect_sae_costs_nothing(lm: TransformersLM, batches: list[Batch]) -> None:
+    """Exact reconstruction gives explained variance 1, ΔCE 0, KL 0 and all of the cross entropy recovered, exactly."""
+    found = evaluate(lm, {"perfect": perfect_sae()}, batches)["perfect"]
+
+    assert (found.explained_variance, found.mse, found.delta_ce, found.kl_sae) == (1.0, 0.0, 0.0, 0.0)
+    assert (found.ce_recovered, found.ce_recovered_zero) == (1.0, 1.0)
+    assert found.l0 == D
+
+
+def test_saes_at_different_hooks_are_independent(lm: TransformersLM, batches: list[Batch]) -> None:
+    """An SAE's numbers do not depend on which others are evaluated with it."""
+    saes = {"mid": random_sae("blocks.0.hook_resid_mid"), "post": random_sae(), "mlp": random_sae("blocks.2.hook_mlp_out")}
+
+    together = evaluate(lm, saes, batches)
+
+    for name, sae in saes.items():
+        alone = evaluate(lm, {name: sae}, batches)[name]
+        assert vars(together[name]) | {"feature_counts": None} == vars(alone) | {"feature_counts": None}
+        assert torch.equal(together[name].feature_counts, alone.feature_counts)
+
+
+class PerfectTranscoder:
+    """Reads the normalised input of an MLP and writes that MLP's output."""
+
+    def __init__(self, lm: TransformersLM) -> None:
+        self.block = lm.model.transformer.h[1]
+        self.cfg = SimpleNamespace(
+            hook_name="blocks.1.ln2.hook_normalized", hook_name_out="blocks.1.hook_mlp_out", d_in=D, d_out=D, d_sae=D
+        )
+
+    def encode(self, x: Tensor) -> SparseActs:
+        return SparseActs.from_dense(x)
+
+    def decode(self, acts: SparseActs) -> Tensor:
+        return self.block.mlp(acts.to_dense() * self.block.ln_2.weight + self.block.ln_2.bias)
+
+
+def test_a_transcoder_is_compared_and_spliced_where_it_writes(lm: TransformersLM, batches: list[Batch]) -> None:
+    """A transcoder that computes the MLP explains all of the MLP's output and costs nothing but rounding."""
+    found = evaluate(lm, {"transcoder": PerfectTranscoder(lm)}, batches)["transcoder"]
+
+    assert found.explained_variance == pytest.approx(1.0, abs=1e-10)
+    assert found.delta_ce == pytest.approx(0.0, abs=1e-6)
+    assert found.ce_recovered == pytest.approx(1.0, abs=1e-4)
+    assert found.ce_mean_ablation > found.ce_clean
+
+
+def test_the_lm_runs_once_per_batch_sae_and_intervention(
+    lm: TransformersLM, batches: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two SAEs at one hook: clean, two spliced and zero, then mean; a batch without counted tokens is not run at all."""
+    passes = []
+    forward = lm._forward
+    monkeypatch.setattr(lm, "_forward", lambda *arguments: passes.append(1) or forward(*arguments))
+    done: list[tuple[int, int | None]] = []
+
+    evaluate(lm, {"a": random_sae(), "b": random_sae(seed=5)}, batches, progress=lambda *counts: done.append(counts))
+
+    assert len(passes) == 2 * (1 + 2 + 1 + 1)
+    assert done == [(i, 6) for i in range(1, 7)]
+
+
+def _spoilt(index: int, value: Any) -> list[Batch]:
+    batch: list[Any] = [torch.full((2, 4), 5), torch.ones(2, 4, dtype=torch.bool), torch.ones(2, 4, dtype=torch.int64)]
+    batch[index] = value
+    return [tuple(batch)]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "error", "message"),
+    [
+        ([], ArgumentError, "at least one counted token, got none in 0 batches"),
+        (_spoilt(1, torch.zeros(2, 4, dtype=torch.bool)), ArgumentError, "got none in 1 batches"),
+        (_spoilt(1, torch.ones(2, 4)), ShapeError, r"counted \(bool\)"),
+        (_spoilt(2, torch.ones(2, 3)), ShapeError, "of one shape"),
+        (_spoilt(2, torch.zeros(2, 4, dtype=torch.int64)), ShapeError, "counted token that is padding"),
+        (iter([]), ArgumentError, "read twice"),
+    ],
+)
+def test_batches_that_cannot_be_measured_are_refused(
+    lm: TransformersLM, spoilt: Any, error: type[Exception], message: str
+) -> None:
+    """Empty, malformed and one-time batches raise one clear error each."""
+    with pytest.raises(error, match=message):
+        evaluate(lm, {"a": random_sae()}, spoilt)
+
+
+def test_saes_that_do_not_fit_the_lm_are_refused(lm: TransformersLM, batches: list[Batch]) -> None:
+    """No SAE, no hook name, an unknown hook and a wrong width are found before any batch is read."""
+    with pytest.raises(ArgumentError, match="at least one SAE"):
+        evaluate(lm, {}, batches)
+    with pytest.raises(ArgumentError, match="'a': hook_name"):
+        evaluate(lm, {"a": random_sae(hook_name=None)}, batches)  # type: ignore[arg-type]
+    with pytest.raises(HookNotFoundError, match=r"blocks\.7\.hook_resid_post"):
+        evaluate(lm, {"a": random_sae("blocks.7.hook_resid_post")}, batches)
+    with pytest.raises(ShapeError, match=r"'a': d_in: expected 64, the width at blocks\.1\.mlp\.hook_post, got 16"):
+        evaluate(lm, {"a": random_sae("blocks.1.mlp.hook_post")}, batches)

@@ -1,0 +1,89 @@
+"""Tiny random language models of each family, in memory, with no weight at a value that would hide a mistake."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from sae_fast.lm.transformers import TransformersLM
+
+D_MODEL, N_LAYERS, D_VOCAB, N_CTX = 32, 3, 70, 64
+_SIZES = {"vocab_size": D_VOCAB, "hidden_size": D_MODEL, "num_hidden_layers": N_LAYERS, "num_attention_heads": 4}
+_COMMON = {"max_position_embeddings": N_CTX, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+_GROUPED = {"intermediate_size": 48, "num_key_value_heads": 2}
+_GEMMA2 = {
+    "head_dim": 12,
+    "query_pre_attn_scalar": 12,
+    "sliding_window": 4,
+    "attn_logit_softcapping": 3.0,
+    "final_logit_softcapping": 5.0,
+}
+
+
+def _model(family: str) -> Any:
+    sizes = _SIZES | _COMMON
+    match family:
+        case "gpt2":
+            return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
+        case "neox":
+            return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**sizes, intermediate_size=48))
+        case "neox-sequential":
+            config = transformers.GPTNeoXConfig(**sizes, intermediate_size=48, use_parallel_residual=False)
+            return transformers.GPTNeoXForCausalLM(config)
+        case "llama":
+            return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **_GROUPED))
+        case "mistral":
+            return transformers.MistralForCausalLM(transformers.MistralConfig(**sizes, **_GROUPED, sliding_window=4))
+        case "qwen2":
+            return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**sizes, **_GROUPED))
+        case "gemma":
+            return transformers.GemmaForCausalLM(transformers.GemmaConfig(**sizes, **_GROUPED, head_dim=12))
+        case "gemma2":
+            return transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**sizes, **_GROUPED, **_GEMMA2))
+        case "gemma3":
+            settings = {**_GROUPED, "head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 4}
+            settings["layer_types"] = ["sliding_attention", "full_attention", "sliding_attention"]
+            return transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**sizes, **settings))
+    raise ValueError(family)
+
+
+@torch.no_grad()
+def build(family: str) -> TransformersLM:
+    model = _model(family)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in sorted(model.named_parameters()):
+        noise = torch.randn(parameter.shape, generator=generator)
+        if name.endswith(".bias"):
+            parameter.copy_(0.1 * noise)
+        elif parameter.ndim == 1:
+            parameter.copy_(0.3 * noise + (0.1 if family.startswith("gemma") else 1.0))
+        else:
+            parameter.copy_(noise / math.sqrt(D_MODEL))
+    return TransformersLM(model, tokenizer=None)
+
+
+FAMILIES = ("gpt2", "neox", "neox-sequential", "llama", "mistral", "qwen2", "gemma", "gemma2", "gemma3")
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def lm(request: pytest.FixtureRequest) -> TransformersLM:
+    """A language model of each family in turn."""
+    return build(request.param)
+
+
+@pytest.fixture(scope="session")
+def gpt2() -> TransformersLM:
+    return build("gpt2")
+
+
+@pytest.fixture(scope="session")
+def neox() -> TransformersLM:
+    return build("neox")
+
+
+@pytest.fixture
+def token_ids() -> torch.Tensor:
+    """int64 [3, 11], no padding and no special token."""
+    return torch.randint(3, D_VOCAB, (3, 11), generator=torch.Generator().manual_seed(1))
