@@ -124,8 +124,8 @@ class SAETrainer:
     def to_sae(self, held_out: Tensor, dtype: torch.dtype = torch.float32) -> SAE:
         """Return the SAE in the LM's units, with weights in `dtype` and biases and threshold in float32.
 
-        A `batchtopk` threshold is set on `held_out [n, d_in]`, with the rounded weights, to the value at which the mean L0 equals
-        k; the paper's running estimate stays in the metadata.
+        A `batchtopk` threshold is set on `held_out [n, d_in]`, with the rounded weights, to the value at which the mean L0
+        equals k; the paper's running estimate stays in the metadata.
         """
         config = self.config
         metadata: dict[str, object] = {"training_architecture": config.architecture}

@@ -18,7 +18,7 @@ import sae_fast.lm
 from sae_fast.evaluation import evaluate
 from sitegen.demo import standard_library
 from sitegen.demo.train_lm import token_stream
-from sitegen.demo.train_saes import CONTEXT
+from sitegen.demo.train_saes import CONTEXT, contexts
 
 FOLDER = Path(__file__).parent
 BEGIN, END = "<!-- metrics -->", "<!-- /metrics -->"
@@ -27,9 +27,8 @@ BATCH = 64
 
 def batches(stream: np.ndarray, bos: int) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Cut the held-out stream into contexts: BOS, then 127 tokens; nothing but BOS is left out of the count."""
-    n_contexts = len(stream) // (CONTEXT - 1)
-    rows = stream[: n_contexts * (CONTEXT - 1)].astype(np.int64).reshape(n_contexts, CONTEXT - 1)
-    token_ids = torch.from_numpy(np.concatenate([np.full((n_contexts, 1), bos), rows], axis=1))
+    starts = np.arange(0, len(stream) - CONTEXT + 2, CONTEXT - 1)
+    token_ids = contexts(stream, starts, bos)
     return [(ids, ids != bos, torch.ones_like(ids)) for ids in token_ids.split(BATCH)]
 
 
@@ -61,9 +60,9 @@ def main() -> None:
         }
     n_tokens = next(iter(results.values())).n_tokens
     versions = f"Python {sys.version.split()[0]}, torch {torch.__version__}, {platform.machine()}"
+    lm_loss, bigram_loss = lm_metrics["held_out_loss_nats"], lm_metrics["bigram_loss_nats"]
     table = [
-        f"Language model: held-out loss {lm_metrics['held_out_loss_nats']:.3f} nats per token; bigram baseline "
-        f"{lm_metrics['bigram_loss_nats']:.3f} nats.",
+        f"Language model: held-out loss {lm_loss:.3f} nats per token; bigram baseline {bigram_loss:.3f} nats.",
         "",
         f"SAEs, on {n_tokens:,} held-out tokens ({versions}):",
         "",

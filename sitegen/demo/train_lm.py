@@ -1,6 +1,6 @@
 """Train the demo language model: a four-layer GPT-2 on Python source, with its own byte-level BPE tokenizer.
 
-    python -m sitegen.demo.train_lm --out sitegen/demo/lm --tokens 24e6
+    python -m sitegen.demo.train_lm --out sitegen/demo/lm --tokens 18e6
 
 Text: the standard library's training files, and the Python sources of permissively licensed packages that happen to be
 installed (`PACKAGES`). Every window starts with one BOS, as every context of a dashboard does. Hidden matrices are
@@ -201,7 +201,9 @@ def train(out: Path, n_tokens: int, seed: int = 0) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the Hugging Face model")
-    parser.add_argument("--tokens", type=float, default=24e6, help="tokens to train on (default 24e6, about an hour on 2 cores)")
+    parser.add_argument(
+        "--tokens", type=float, default=24e6, help="tokens to train on (default 24e6, about an hour on 2 cores)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     train(arguments.out, int(arguments.tokens), arguments.seed)

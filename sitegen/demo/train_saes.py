@@ -2,8 +2,8 @@
 
     python -m sitegen.demo.train_saes --lm sitegen/demo/lm --out sitegen/demo/saes
 
-Activations come from random 128-token windows of the standard library's training files (and of installed packages' sources, see
-`train_lm.PACKAGES`), each behind one BOS; the BOS position itself is left out, as it is from every dashboard.
+Activations come from random 128-token windows of the standard library's training files, each behind one BOS; the BOS position
+itself is left out, as it is from every dashboard.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from torch import Tensor
 import sae_fast.lm
 from sae_fast.training import SAETrainer, ShuffleBuffer, StepMetrics, TrainConfig, train
 from sitegen.demo import standard_library
-from sitegen.demo.train_lm import package_documents, token_stream
+from sitegen.demo.train_lm import token_stream
 
 CONTEXT = 128
 D_SAE = 4096
@@ -26,7 +26,6 @@ MODEL_NAME = "sitegen-demo-lm"
 BLOCK_CONTEXTS = 64
 BUFFER_TOKENS = 160_000
 BATCH_TOKENS = 2048
-LIBRARY_SHARE = 0.7
 
 RUNS = {
     "topk": dict(architecture="topk", hook_name="blocks.1.hook_resid_post", k=24),
@@ -35,17 +34,18 @@ RUNS = {
 }
 
 
-def windows(streams: list[tuple[np.ndarray, float]], bos: int, seed: int) -> Iterator[Tensor]:
-    """Yield `[BLOCK_CONTEXTS, CONTEXT]` int64: BOS, then a random window of a stream chosen by its weight."""
+def windows(stream: np.ndarray, bos: int, seed: int) -> Iterator[Tensor]:
+    """Yield `[BLOCK_CONTEXTS, CONTEXT]` int64: BOS, then a random window of the stream."""
     rng = np.random.default_rng(seed)
-    weights = [weight for _, weight in streams]
     while True:
-        rows = []
-        for index in rng.choice(len(streams), size=BLOCK_CONTEXTS, p=weights):
-            stream = streams[index][0]
-            start = rng.integers(0, len(stream) - CONTEXT)
-            rows.append(np.concatenate([[bos], stream[start : start + CONTEXT - 1].astype(np.int64)]))
-        yield torch.from_numpy(np.stack(rows))
+        starts = rng.integers(0, len(stream) - CONTEXT, size=BLOCK_CONTEXTS)
+        yield contexts(stream, starts, bos)
+
+
+def contexts(stream: np.ndarray, starts: np.ndarray, bos: int) -> Tensor:
+    """Return `[len(starts), CONTEXT]` int64: BOS, then the `CONTEXT - 1` tokens from each start."""
+    rows = stream[starts[:, None] + np.arange(CONTEXT - 1)].astype(np.int64)
+    return torch.from_numpy(np.concatenate([np.full((len(starts), 1), bos), rows], axis=1))
 
 
 def activation_blocks(lm: sae_fast.lm.LanguageModel, hooks: list[str], tokens: Iterator[Tensor]) -> Iterator[dict[str, Tensor]]:
@@ -58,9 +58,9 @@ def activation_blocks(lm: sae_fast.lm.LanguageModel, hooks: list[str], tokens: I
 
 
 def held_out_activations(lm: sae_fast.lm.LanguageModel, hooks: list[str], stream: np.ndarray) -> dict[str, Tensor]:
-    starts = np.linspace(0, len(stream) - CONTEXT, 512).astype(int)
-    rows = [np.concatenate([[lm.bos_token_id], stream[s : s + CONTEXT - 1].astype(np.int64)]) for s in starts]
-    token_ids = torch.from_numpy(np.stack(rows))
+    """Return `{hook: [n, d]}` of 512 contexts spread over the held-out stream."""
+    assert lm.bos_token_id is not None
+    token_ids = contexts(stream, np.linspace(0, len(stream) - CONTEXT, 512).astype(np.int64), lm.bos_token_id)
     parts = [lm.activations(block, hooks) for block in token_ids.split(BLOCK_CONTEXTS)]
     keep = token_ids != lm.bos_token_id
     return {hook: torch.cat([part[hook] for part in parts])[keep].float() for hook in hooks}
@@ -88,10 +88,8 @@ def run(lm_folder: Path, out: Path, n_tokens: int, seed: int = 0, only: list[str
     assert lm.bos_token_id is not None
     hooks = sorted({str(settings["hook_name"]) for settings in runs.values()})
     library = token_stream(lm.tokenizer, standard_library.documents("train"))
-    packages = token_stream(lm.tokenizer, package_documents())
     held_out = held_out_activations(lm, hooks, token_stream(lm.tokenizer, standard_library.documents("held_out")))
-    streams = [(library, LIBRARY_SHARE), (packages, 1 - LIBRARY_SHARE)]
-    blocks = activation_blocks(lm, hooks, windows(streams, lm.bos_token_id, seed))
+    blocks = activation_blocks(lm, hooks, windows(library, lm.bos_token_id, seed))
     batches = iter(ShuffleBuffer(blocks, BUFFER_TOKENS, BATCH_TOKENS, seed))
     sample = next(batches)
     trainers = {}
@@ -118,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lm", type=Path, required=True, help="folder of the demo LM")
     parser.add_argument("--out", type=Path, required=True, help="folder for the three SAE folders")
-    parser.add_argument("--tokens", type=float, default=6e6, help="activation vectors to train on (default 6e6)")
+    parser.add_argument("--tokens", type=float, default=4e6, help="activation vectors to train on (default 4e6)")
     parser.add_argument("--only", nargs="*", choices=sorted(RUNS), help="train these alone")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
