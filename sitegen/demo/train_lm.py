@@ -185,6 +185,11 @@ def train(out: Path, n_tokens: int, seed: int = 0) -> None:
     model.config.activation_function = "gelu_new"
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    # The class's name of transformers 5 is unknown to version 4 and to what is built on it; this one both know.
+    tokenizer_config = json.loads((out / "tokenizer_config.json").read_text())
+    tokenizer_config = tokenizer_config | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    tokenizer_config.pop("backend", None)
+    (out / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=2) + "\n")
     loss = held_out_loss(model, held_out, bos)
     metrics = {
         "held_out_loss_nats": round(loss, 4),

@@ -30,7 +30,7 @@ BATCH_TOKENS = 2048
 RUNS = {
     "topk": dict(architecture="topk", hook_name="blocks.1.hook_resid_post", k=24),
     "jumprelu": dict(architecture="jumprelu", hook_name="blocks.2.hook_resid_post", k=24),
-    "batchtopk": dict(architecture="batchtopk", hook_name="blocks.0.hook_mlp_out", k=20),
+    "batchtopk": dict(architecture="batchtopk", hook_name="blocks.3.hook_resid_post", k=24),
 }
 
 
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lm", type=Path, required=True, help="folder of the demo LM")
     parser.add_argument("--out", type=Path, required=True, help="folder for the three SAE folders")
-    parser.add_argument("--tokens", type=float, default=4e6, help="activation vectors to train on (default 4e6)")
+    parser.add_argument("--tokens", type=float, default=3e6, help="activation vectors to train on (default 3e6)")
     parser.add_argument("--only", nargs="*", choices=sorted(RUNS), help="train these alone")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -1,0 +1,69 @@
+"""Every error that sae_fast raises on purpose.
+
+    SaeFastError
+    ├── ArgumentError                    an argument is missing or not allowed here
+    ├── FormatError                      a file or folder is not what its format promises
+    ├── HookNotFoundError                the language model has no such hook
+    ├── ImplementationUnavailableError   the implementation that was asked for cannot run
+    ├── MissingExtraError                an optional package is needed and not installed
+    ├── ModelNotFoundError               no language model at that place
+    ├── NonFiniteError                   NaN or infinity where numbers are needed
+    └── ShapeError                       a tensor has the wrong shape or dtype
+
+A message says what is wrong, what was expected, what was found, and what to do about it.
+"""
+
+_NOTHING = object()
+
+
+class SaeFastError(Exception):
+    """Base of all errors of this package.
+
+    `what` names the argument or file and the problem; `expected`, `got` and `advice` are appended to the message and kept
+    as attributes.
+    """
+
+    def __init__(self, what: str, *, expected: object = None, got: object = _NOTHING, advice: str | None = None) -> None:
+        message = what
+        if expected is not None:
+            message += f": expected {expected}"
+        if got is not _NOTHING:
+            message += f"{',' if expected is not None else ':'} got {got}"
+        if advice is not None:
+            message += f". {advice}"
+        super().__init__(message)
+        self.expected = expected
+        self.got = None if got is _NOTHING else got
+        self.advice = advice
+
+
+class ArgumentError(SaeFastError):
+    """An argument is missing, or has a value that is not allowed here."""
+
+
+class FormatError(SaeFastError):
+    """A file or folder does not hold what its format promises; the message begins with the path."""
+
+
+class HookNotFoundError(SaeFastError):
+    """The language model has no hook of that name."""
+
+
+class ImplementationUnavailableError(SaeFastError):
+    """The implementation that was asked for cannot do this operation here."""
+
+
+class MissingExtraError(SaeFastError):
+    """An optional package is needed and not installed; the message names the extra that brings it."""
+
+
+class ModelNotFoundError(SaeFastError):
+    """There is no language model at the place that was named."""
+
+
+class NonFiniteError(SaeFastError):
+    """A tensor holds NaN or infinity where finite numbers are needed."""
+
+
+class ShapeError(SaeFastError):
+    """A tensor has the wrong shape or dtype; the message names the argument."""

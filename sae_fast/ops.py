@@ -1,0 +1,212 @@
+"""Public operations: validation, and the choice of an implementation.
+
+Every operation exists under one name in `sae_fast.reference` (the specification), here, in the tests and in the benchmarks.
+`impl` chooses who computes:
+
+* `"auto"`: the fastest that can do it; `"reference"` where gradients are needed, otherwise `"torch"`;
+* `"torch"`: `sae_fast.cpu`, chunked, without gradients;
+* `"reference"`: `sae_fast.reference`;
+* `"triton"`: the kernels of `sae_fast.kernels`.
+
+An implementation that was asked for is used or refused (`ImplementationUnavailableError`), never replaced. Results are float32,
+or float64 where the weights are float64, whatever the weights' dtype; `x` is first rounded to the dtype of the weights. Weights
+may be given raw or as `prepare` returns them, which spares the preparation in each call. Wrong shapes raise `ShapeError`.
+"""
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from sae_fast import cpu, reference
+from sae_fast.errors import ArgumentError, ImplementationUnavailableError, NonFiniteError, ShapeError
+from sae_fast.sparse import FeatureMajor, SparseActs
+
+__all__ = [
+    "Impl",
+    "Prepared",
+    "decode",
+    "decode_error",
+    "encode_batch_topk",
+    "encode_threshold",
+    "encode_topk",
+    "prepare",
+    "transpose",
+]
+
+Impl = Literal["auto", "triton", "torch", "reference"]
+"""Names of the implementations."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A weight matrix in the form in which the implementations read it. Made by `prepare`."""
+
+    matrix: Tensor
+    """Contiguous, float32 or float64."""
+    dtype: torch.dtype
+    """dtype of the weights as they were given, to which inputs are rounded."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the matrix."""
+        return self.matrix.shape
+
+
+def prepare(W: Tensor | Prepared) -> Prepared:
+    """`W` (W_enc or W_dec, floating, two dimensions) cast and laid out once, for many calls.
+
+    float32 and float64 weights that are contiguous are not copied; narrower ones are widened, which is exact.
+    """
+    if isinstance(W, Prepared):
+        return W
+    if W.ndim != 2 or not W.is_floating_point():
+        raise ShapeError("weights", expected="a floating tensor of two dimensions", got=f"{list(W.shape)} {W.dtype}")
+    return Prepared(W.to(torch.promote_types(W.dtype, torch.float32)).contiguous(), W.dtype)
+
+
+def encode_topk(
+    x: Tensor, W_enc: Tensor | Prepared, b_enc: Tensor, k: int, impl: Impl = "auto", check_finite: bool = False
+) -> SparseActs:
+    """The k largest activations `relu(x @ W_enc + b_enc)` of each token; ties go to the lower feature index.
+
+    `x` [..., d_in], `W_enc` [d_in, d_sae], `b_enc` [d_sae], 1 <= k <= d_sae. Rows all have k entries; where fewer than k are
+    positive, zeros are stored at the lowest unused feature indices. With `check_finite`, NaN or infinity in `x` raises
+    `NonFiniteError`.
+    """
+    weights, flat = _encoder_inputs(x, W_enc, {"b_enc": b_enc}, check_finite)
+    if not (isinstance(k, int) and 1 <= k <= weights.shape[1]):
+        raise ArgumentError("k", expected=f"an integer from 1 to d_sae = {weights.shape[1]}", got=k)
+    module = _implementation("encode_topk", impl, x, weights.matrix, b_enc)
+    return _restored(module.encode_topk(flat, weights.matrix, b_enc, k), x)
+
+
+def encode_threshold(
+    x: Tensor,
+    W_enc: Tensor | Prepared,
+    bias: Tensor,
+    threshold: Tensor,
+    gain: Tensor | None = None,
+    offset: Tensor | None = None,
+    impl: Impl = "auto",
+    check_finite: bool = False,
+) -> SparseActs:
+    """Features with `h > threshold`, where `h = x @ W_enc + bias`; their value is `h`, or `gain * h + offset` where given.
+
+    `x` [..., d_in], `W_enc` [d_in, d_sae], the others [d_sae]. ReLU is threshold 0; JumpReLU and BatchTopK at inference are
+    `max(θ, 0)`; gated with tied weights is bias 0, threshold `max(-b_gate, -b_mag / exp(r_mag))`, gain `exp(r_mag)`, offset
+    `b_mag`. NaN never fires: pass `check_finite` to have it raise `NonFiniteError` instead.
+    """
+    vectors = {"bias": bias, "threshold": threshold}
+    vectors |= {name: vector for name, vector in (("gain", gain), ("offset", offset)) if vector is not None}
+    weights, flat = _encoder_inputs(x, W_enc, vectors, check_finite)
+    module = _implementation("encode_threshold", impl, x, weights.matrix, *vectors.values())
+    return _restored(module.encode_threshold(flat, weights.matrix, bias, threshold, gain, offset), x)
+
+
+def encode_batch_topk(
+    x: Tensor, W_enc: Tensor | Prepared, b_enc: Tensor, k: float, impl: Impl = "auto", check_finite: bool = False
+) -> SparseActs:
+    """The `floor(k * n)` largest activations `relu(x @ W_enc + b_enc)` of the whole batch of n tokens, as BatchTopK trains.
+
+    `x` [..., d_in], `W_enc` [d_in, d_sae], `b_enc` [d_sae], 0 <= k <= d_sae. Zeros are not stored; ties go to the earlier
+    token, then to the lower feature index. With `check_finite`, NaN or infinity in `x` raises `NonFiniteError`.
+    """
+    weights, flat = _encoder_inputs(x, W_enc, {"b_enc": b_enc}, check_finite)
+    if not 0 <= k <= weights.shape[1]:
+        raise ArgumentError("k", expected=f"a number from 0 to d_sae = {weights.shape[1]}", got=k)
+    module = _implementation("encode_batch_topk", impl, x, weights.matrix, b_enc)
+    return _restored(module.encode_batch_topk(flat, weights.matrix, b_enc, k), x)
+
+
+def decode(acts: SparseActs, W_dec: Tensor | Prepared, b_dec: Tensor, impl: Impl = "auto") -> Tensor:
+    """`acts @ W_dec + b_dec`, [*leading, d_out], by gathering the decoder rows of the active features.
+
+    `W_dec` [d_sae, d_out], `b_dec` [d_out]. In the units of the weights: an input normalisation that `acts` carries is undone
+    by `SAE.decode`, not here.
+    """
+    weights = _decoder_inputs(acts, W_dec, b_dec)
+    module = _implementation("decode", impl, acts.values, weights.matrix, b_dec)
+    x_hat: Tensor = module.decode(acts, weights.matrix, b_dec)
+    return x_hat.reshape(*acts.leading, weights.shape[1])
+
+
+def decode_error(acts: SparseActs, W_dec: Tensor | Prepared, b_dec: Tensor, x: Tensor, impl: Impl = "auto") -> Tensor:
+    """Squared error `‖x - (acts @ W_dec + b_dec)‖²` of each token, [*leading], without keeping the reconstruction.
+
+    `W_dec` [d_sae, d_out], `b_dec` [d_out], `x` [*leading, d_out].
+    """
+    weights = _decoder_inputs(acts, W_dec, b_dec)
+    expected = (*acts.leading, weights.shape[1])
+    if tuple(x.shape) != expected:
+        raise ShapeError("x", expected=list(expected), got=list(x.shape))
+    module = _implementation("decode_error", impl, acts.values, weights.matrix, b_dec, x)
+    error: Tensor = module.decode_error(acts, weights.matrix, b_dec, x.reshape(acts.shape[0], weights.shape[1]))
+    return error.reshape(acts.leading)
+
+
+def transpose(acts: SparseActs, impl: Impl = "auto") -> FeatureMajor:
+    """The same entries ordered by feature, then by row (CSC), stored zeros included."""
+    result: FeatureMajor = _implementation("transpose", impl, acts.values).transpose(acts)
+    return result
+
+
+def _encoder_inputs(
+    x: Tensor, W_enc: Tensor | Prepared, vectors: dict[str, Tensor], check_finite: bool
+) -> tuple[Prepared, Tensor]:
+    """The prepared weights, and `x` as [n, d_in] rounded to their dtype."""
+    weights = prepare(W_enc)
+    d_in, d_sae = weights.shape
+    if x.ndim < 1 or x.shape[-1] != d_in or not x.is_floating_point():
+        raise ShapeError("x", expected=f"a floating tensor [..., {d_in}]", got=f"{list(x.shape)} {x.dtype}")
+    for name, vector in vectors.items():
+        if tuple(vector.shape) != (d_sae,):
+            raise ShapeError(name, expected=[d_sae], got=list(vector.shape))
+    flat = x.reshape(math.prod(x.shape[:-1]), d_in)
+    if check_finite:
+        _require_finite(flat)
+    return weights, flat.to(weights.dtype).to(weights.matrix.dtype)
+
+
+def _decoder_inputs(acts: SparseActs, W_dec: Tensor | Prepared, b_dec: Tensor) -> Prepared:
+    weights = prepare(W_dec)
+    if weights.shape[0] != acts.shape[1]:
+        raise ShapeError("W_dec", expected=f"[{acts.shape[1]}, d_out], d_sae of the activations", got=list(weights.shape))
+    if tuple(b_dec.shape) != (weights.shape[1],):
+        raise ShapeError("b_dec", expected=[weights.shape[1]], got=list(b_dec.shape))
+    return weights
+
+
+def _require_finite(x: Tensor) -> None:
+    n_bad = int((~torch.isfinite(x)).any(1).sum())
+    if n_bad:
+        raise NonFiniteError(f"x has NaN or infinite values in {n_bad} of {len(x)} rows")
+
+
+def _restored(acts: SparseActs, x: Tensor) -> SparseActs:
+    return replace(acts, leading=tuple(x.shape[:-1]))
+
+
+def _implementation(operation: str, impl: Impl, *tensors: Tensor) -> ModuleType:
+    """The module that computes `operation`."""
+    if impl not in get_args(Impl):
+        raise ArgumentError("impl", expected=f"one of {', '.join(get_args(Impl))}", got=repr(impl))
+    if impl == "triton":
+        raise ImplementationUnavailableError(
+            f"{operation}: this version has no Triton kernel for it", advice="Use impl='auto' or impl='torch'"
+        )
+    needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if impl == "torch" and needs_grad:
+        raise ImplementationUnavailableError(
+            f"{operation}: impl='torch' computes no gradients and an argument requires them",
+            advice="Call it under torch.no_grad(), or use impl='auto' or impl='reference'",
+        )
+    if impl == "auto":
+        logger.debug("%s: auto chose %s", operation, "reference" if needs_grad else "torch")
+    return reference if impl == "reference" or needs_grad else cpu

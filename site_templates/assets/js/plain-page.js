@@ -1,0 +1,5 @@
+// A page of text.
+
+import { startShell } from "./shell.js";
+
+startShell();

@@ -1,0 +1,179 @@
+"""One pass over the LM that writes the activation index of every SAE that lacks one.
+
+The dataset is cut into parts of whole contexts at fixed places, and a part into batches, so that a resumed pass computes the
+same numbers as an uninterrupted one. Nothing is kept in memory beyond one part: its non-zero activations in CSR, then in CSC.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.sparse
+import torch
+from numpy.typing import NDArray
+
+from sae_fast import SAE, SparseActs
+from sae_fast.lm import LanguageModel
+from sitegen.activation_index import ActivationIndexWriter
+from sitegen.errors import MismatchError, NonFiniteError
+from sitegen.progress import Advance
+from sitegen.tokens import COUNTED, PADDING, TokenDataset
+
+VERSION = 1
+"""Raised when the same inputs give another index."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """An SAE, where it reads, and where its index goes."""
+
+    slug: str
+    sae: SAE
+    hook_name: str
+    index: ActivationIndexWriter
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Contexts as the LM reads them, cut to the longest one."""
+
+    contexts: NDArray[np.int64]
+    """their numbers in the dataset"""
+    token_ids: torch.Tensor
+    """int64 `[batch, pos]`"""
+    is_counted: torch.Tensor
+    """bool `[batch, pos]`"""
+    attention_mask: torch.Tensor
+    """int64 `[batch, pos]`: 1 at tokens, 0 at padding"""
+
+    @classmethod
+    def of(cls, dataset: TokenDataset, contexts: NDArray[np.int64]) -> "Batch":
+        kind = np.asarray(dataset.kind[contexts])
+        length = max(int((kind != PADDING).sum(axis=1).max(initial=0)), 1)
+        kind = kind[:, :length]
+        return cls(
+            contexts,
+            torch.from_numpy(dataset.tokens[contexts][:, :length].astype(np.int64)),
+            torch.from_numpy(kind == COUNTED),
+            torch.from_numpy((kind != PADDING).astype(np.int64)),
+        )
+
+
+@dataclass
+class _Rows:
+    """Non-zero activations of one part, batch after batch."""
+
+    row_counts: list[NDArray[np.int64]] = field(default_factory=list)
+    columns: list[NDArray[np.int32]] = field(default_factory=list)
+    values: list[NDArray[np.float32]] = field(default_factory=list)
+
+    def add(self, acts: SparseActs) -> None:
+        acts = acts.to(device="cpu", dtype=torch.float32)
+        self.row_counts.append(np.diff(acts.crow_indices.numpy()))
+        self.columns.append(acts.col_indices.numpy())
+        self.values.append(acts.values.numpy())
+
+    def by_feature(self, d_sae: int) -> scipy.sparse.csc_matrix:
+        """`[n_counted, d_sae]`, zeros dropped, rows ascending within a feature."""
+        row_counts = np.concatenate([np.zeros(1, dtype=np.int64), *self.row_counts])
+        columns, values = np.concatenate(self.columns), np.concatenate(self.values)
+        matrix = scipy.sparse.csr_matrix((values, columns, np.cumsum(row_counts)), shape=(len(row_counts) - 1, d_sae))
+        matrix.eliminate_zeros()
+        return matrix.tocsc()
+
+
+def check_fit(lm: LanguageModel, slug: str, sae: SAE, hook_name: str) -> None:
+    """Raise HookNotFoundError or MismatchError where an SAE cannot read this LM; nothing is run."""
+    d_hook = lm.d_hook(hook_name)
+    if d_hook != sae.cfg.d_in:
+        raise MismatchError(
+            f"SAE {slug} reads activations of width d_in = {sae.cfg.d_in}, but {hook_name} of the model has width {d_hook}. "
+            "Is it an SAE of another model or hook? [[sae]] hook_name names the hook where the metadata are wrong."
+        )
+
+
+def check_tokens(lm: LanguageModel, dataset: TokenDataset) -> None:
+    """Raise MismatchError where the LM cannot read the dataset: ids beyond its embedding, contexts beyond its positions."""
+    if lm.n_ctx is not None and dataset.context_length > lm.n_ctx:
+        raise MismatchError(
+            f"[corpus] context_length = {dataset.context_length}, but the model reads at most {lm.n_ctx} tokens: lower it."
+        )
+    highest = max((int(dataset.tokens[first : first + 4096].max()) for first in range(0, dataset.n_contexts, 4096)), default=0)
+    if highest >= lm.d_vocab:
+        raise MismatchError(
+            f"The tokenizer gives the id {highest}, but the model embeds {lm.d_vocab} tokens: they do not belong together."
+        )
+
+
+def collect(
+    lm: LanguageModel,
+    dataset: TokenDataset,
+    targets: Sequence[Target],
+    batch_size: int,
+    part_tokens: int,
+    advance: Advance | None = None,
+) -> None:
+    """Write every part that an index lacks, and finish the indexes; `advance` is called with the contexts done.
+
+    Raises NonFiniteError where the LM gives NaN or infinity at a counted token.
+    """
+    for number, contexts in enumerate(part_contexts(dataset, part_tokens)):
+        pending = [target for target in targets if number not in target.index.parts]
+        if pending:
+            _collect_part(lm, dataset, pending, number, contexts, batch_size, advance)
+        elif advance is not None:
+            advance(len(contexts))
+    for target in targets:
+        target.index.finish()
+
+
+def part_contexts(dataset: TokenDataset, part_tokens: int) -> list[range]:
+    """Return the contexts of each part: as many as fit into `part_tokens` positions, at least one."""
+    step = max(part_tokens // dataset.context_length, 1)
+    return [range(first, min(first + step, dataset.n_contexts)) for first in range(0, dataset.n_contexts, step)]
+
+
+def _collect_part(
+    lm: LanguageModel,
+    dataset: TokenDataset,
+    targets: Sequence[Target],
+    number: int,
+    contexts: range,
+    batch_size: int,
+    advance: Advance | None,
+) -> None:
+    rows = {target.slug: _Rows() for target in targets}
+    hook_names = list(dict.fromkeys(target.hook_name for target in targets))
+    for first in range(contexts.start, contexts.stop, batch_size):
+        batch = Batch.of(dataset, np.arange(first, min(first + batch_size, contexts.stop)))
+        with torch.inference_mode():
+            activations = lm.activations(batch.token_ids, hook_names, batch.attention_mask)
+            counted = {name: activation[batch.is_counted.to(activation.device)] for name, activation in activations.items()}
+            for name, x in counted.items():
+                _check_finite(x, name, batch, dataset)
+            for target in targets:
+                rows[target.slug].add(target.sae.encode(counted[target.hook_name]))
+        if advance is not None:
+            advance(len(batch.contexts))
+    first_position = contexts.start * dataset.context_length
+    positions = np.flatnonzero(dataset.kind[contexts.start : contexts.stop] == COUNTED).astype(np.int32)
+    for target in targets:
+        # One at a time, and dropped when written: a part of many SAEs at once would not fit.
+        columns = rows.pop(target.slug).by_feature(target.sae.cfg.d_sae)
+        n_positions = len(contexts) * dataset.context_length
+        target.index.write_part(
+            number, first_position, n_positions, len(positions), columns.indptr, positions[columns.indices], columns.data
+        )
+
+
+def _check_finite(x: torch.Tensor, hook_name: str, batch: Batch, dataset: TokenDataset) -> None:
+    if bool(torch.isfinite(x).all()):
+        return
+    rows = torch.nonzero(batch.is_counted)[:, 0]
+    bad = int(rows[(~torch.isfinite(x)).flatten(1).any(1).cpu()][0])
+    context = batch.contexts[bad]
+    raise NonFiniteError(
+        f"The model gives NaN or infinity at {hook_name}, first in context {context:,} (document "
+        f"{dataset.documents[dataset.document[context]]}). Its weights may be damaged, or float16 too narrow: try "
+        '[model] dtype = "float32".'
+    )
