@@ -44,6 +44,14 @@ class SaePlan:
     def name(self) -> str:
         return self.options.name or f"{self.hook_name} ({self.cfg.architecture})"
 
+    @property
+    def stages(self) -> list[Stage]:
+        return [stage for stage in (self.evaluation, self.activations, self.facts) if stage is not None]
+
+    @property
+    def is_done(self) -> bool:
+        return all(stage.is_done for stage in self.stages)
+
     def features(self, chosen: Sequence[FeatureId] | None) -> Sequence[FeatureId]:
         """Return the features whose records are built."""
         return range(self.cfg.d_sae) if chosen is None else chosen
@@ -65,8 +73,7 @@ class Plan:
     @property
     def stages(self) -> list[Stage]:
         """All stages whose work needs the LM."""
-        per_sae = [[sae.evaluation, sae.activations, sae.facts] for sae in self.saes]
-        return [self.model, self.tokens, *(stage for stages in per_sae for stage in stages if stage is not None)]
+        return [self.model, self.tokens, *(stage for sae in self.saes for stage in sae.stages)]
 
     @property
     def needs_lm(self) -> bool:

@@ -62,7 +62,7 @@ class Workbench:
         stage = self.plan.model
         report.skipped = not self.plan.needs_lm
         if self.plan.needs_lm:
-            for sae in self.plan.saes:
+            for sae in (sae for sae in self.plan.saes if not sae.is_done):
                 collect.check_fit(self.lm, sae.slug, self.sae(sae), sae.hook_name)
         if not stage.is_done:
             folder = stage.begin()

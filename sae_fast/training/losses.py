@@ -52,13 +52,13 @@ class JumpReLU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, x: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, threshold)
         ctx.bandwidth = bandwidth
         return x * (x > threshold)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[no-untyped-def]
         x, threshold = ctx.saved_tensors
         near = (x - threshold).abs() < ctx.bandwidth / 2
         threshold_grad = -(threshold / ctx.bandwidth) * (near * grad).sum(0, dtype=threshold.dtype)
@@ -69,13 +69,13 @@ class Step(torch.autograd.Function):
     """`1[x > threshold]` with a straight-through gradient for the threshold alone: `-(1/ε) · 1[|x - θ| < ε/2]`."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, x: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, threshold)
         ctx.bandwidth = bandwidth
         return (x > threshold).to(x.dtype)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, None]:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, None]:  # type: ignore[no-untyped-def]
         x, threshold = ctx.saved_tensors
         near = (x - threshold).abs() < ctx.bandwidth / 2
         return None, -(near * grad).sum(0, dtype=threshold.dtype) / ctx.bandwidth, None

@@ -100,7 +100,7 @@ class SAETrainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            self.W_dec /= self.W_dec.norm(dim=-1, keepdim=True)
+            self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True))
             active = acts.detach() != 0
             self.tokens_since_active += len(x)
             self.tokens_since_active[active.any(0)] = 0

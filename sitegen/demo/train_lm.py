@@ -190,9 +190,9 @@ def train(out: Path, n_tokens: int, seed: int = 0) -> None:
     tokenizer_config = tokenizer_config | {"tokenizer_class": "PreTrainedTokenizerFast"}
     tokenizer_config.pop("backend", None)
     (out / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=2) + "\n")
-    loss = held_out_loss(model, held_out, bos)
+    whole_loss = held_out_loss(model, held_out, bos)
     metrics = {
-        "held_out_loss_nats": round(loss, 4),
+        "held_out_loss_nats": round(whole_loss, 4),
         "bigram_loss_nats": round(bigram, 4),
         "held_out_tokens": len(held_out),
         "library_tokens": len(library),

@@ -13,9 +13,14 @@ from pathlib import Path
 import pytest
 from e2e.sample_site import write_sample
 from e2e.screenshots import find_chromium, launched
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from sitegen import reader, serve
+
+
+# A slow machine is no failure: waiting ends as soon as what is waited for is there.
+TIMEOUT_MS = 30_000
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 @dataclass
@@ -103,7 +108,7 @@ def new_page(browser: Browser, served: Served) -> Iterator[Callable[..., Page]]:
         context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **options})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(TIMEOUT_MS)
         page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("request", lambda request: None if request.url.startswith(served.host) else troubles.append(f"request to {request.url}"))

@@ -62,7 +62,8 @@ def test_jumprelu_gradient_follows_the_paper() -> None:
     torch.testing.assert_close(x.grad, weight * (x > 1))
     near = (x.detach() - 1).abs() < 0.1
     torch.testing.assert_close(threshold.grad, -(1.0 / 0.2) * (near * weight).sum(0))
-    assert near.any() and not near.all()
+    assert near.any()
+    assert not near.all()
 
 
 def test_jumprelu_threshold_gradient_is_the_smoothed_objective_s() -> None:

@@ -80,6 +80,7 @@ def test_buffer_serves_rows_once_and_keeps_hooks_aligned() -> None:
         served_a += batch["a"].flatten().tolist()
         first_batch = batch["a"] if first_batch is None else first_batch
 
-    assert first_batch is not None and first_batch.max() - first_batch.min() > 150
+    assert first_batch is not None
+    assert first_batch.max() - first_batch.min() > 150
     assert 1600 <= len(served_a) <= 2000
     assert max(served_a.count(value) for value in set(served_a)) <= 8
