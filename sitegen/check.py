@@ -72,7 +72,9 @@ def _size_problems(root: Path, limits: Limits) -> Iterator[Problem]:
             yield Problem(name, f"{size:,} bytes; {limits.name} takes files up to {limits.file_bytes:,}")
     total = sum(sizes.values())
     if limits.site_bytes is not None and total > limits.site_bytes:
-        yield Problem(".", f"{total:,} bytes in all; {limits.name} takes up to {limits.site_bytes:,}: show fewer examples or features")
+        yield Problem(
+            ".", f"{total:,} bytes in all; {limits.name} takes up to {limits.site_bytes:,}: show fewer examples or features"
+        )
     if limits.n_files is not None and len(sizes) > limits.n_files:
         yield Problem(".", f"{len(sizes):,} files; {limits.name} takes up to {limits.n_files:,}: show fewer features")
     if ".nojekyll" not in sizes:
@@ -82,7 +84,9 @@ def _size_problems(root: Path, limits: Limits) -> Iterator[Problem]:
 class _Page(HTMLParser):
     """Collects what a page links to and loads, and the ids it offers."""
 
-    LOADS = frozenset({"link", "script", "img", "iframe", "source", "video", "audio", "object", "embed", "form", "use", "image"})
+    LOADS = frozenset(
+        {"link", "script", "img", "iframe", "source", "video", "audio", "object", "embed", "form", "use", "image"}
+    )
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -47,7 +47,9 @@ class Site:
         return len(self._saes)
 
     def __repr__(self) -> str:
-        return f"Site({self.manifest.title!r}, {', '.join(f'{i.slug} ({i.n_features:,} features)' for i in self._saes.values())})"
+        return (
+            f"Site({self.manifest.title!r}, {', '.join(f'{i.slug} ({i.n_features:,} features)' for i in self._saes.values())})"
+        )
 
     @cached_property
     def documents(self) -> list[str]:
@@ -144,7 +146,9 @@ class Feature:
     def __repr__(self) -> str:
         lines = [f"{self.sae.info.slug}[{self.id}]: {self._title()}", f"  {self._facts()}"]
         if self.record.logits:
-            lines.append("  promotes " + ", ".join(repr(self.vocabulary.text(token)) for token, _ in self.record.logits.top[:6]))
+            lines.append(
+                "  promotes " + ", ".join(repr(self.vocabulary.text(token)) for token, _ in self.record.logits.top[:6])
+            )
         for example in self.examples[:5]:
             found = example_units(example, self.vocabulary)
             at = next(i for i, unit in enumerate(found) if unit.first <= example.peak <= unit.last)
@@ -184,7 +188,9 @@ class Feature:
         if logits is None:
             return ""
         sides = (("promotes", logits.top, _ORANGE), ("suppresses", logits.bottom, _BLUE))
-        return "".join(f'<div style="margin:3px 0">{name} {self._tokens_html(pairs, colour)}</div>' for name, pairs, colour in sides)
+        return "".join(
+            f'<div style="margin:3px 0">{name} {self._tokens_html(pairs, colour)}</div>' for name, pairs, colour in sides
+        )
 
     def _tokens_html(self, pairs: builtins.list[tuple[int, float]], colour: str) -> str:
         style = f"font-family:monospace;background:rgba({colour},.35);border-radius:3px;padding:0 3px;margin-right:4px"

@@ -1,7 +1,8 @@
 """What `sitegen` writes and the browser reads: the typed form of every JSON file of a site (contract version 1).
 
 orjson serialises these dataclasses as they are; fields that are None are left out. Everything but a feature's `id` and
-`density` is optional: a site may hold less, and every reader must cope. `docs/architecture.md` gives the meaning and unit of each field.
+`density` is optional: a site may hold less, and every reader must cope. `docs/architecture.md` gives the meaning and unit
+of each field.
 """
 
 from dataclasses import dataclass, field

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sitegen.errors import OutputError, SitegenError
-from sitegen.write.output import is_ours
+from sitegen.write.output import MANIFEST, is_ours
 
 TRIED_PORTS = 20
 _TYPES = {
@@ -30,7 +30,7 @@ Watch = Callable[[str, int, int], object]
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Static files below a prefix; anything else gets the site's own 404 page. `watch(path, status, bytes)` sees every reply."""
+    """Static files below a prefix; anything else gets the site's 404 page. `watch(path, status, bytes)` sees every reply."""
 
     protocol_version = "HTTP/1.1"
     server_version = "sitegen"
@@ -41,7 +41,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self._watch = watch
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
-    def send_head(self):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    def send_head(self):  # type: ignore[no-untyped-def]
         """Answer GET and HEAD: strip the prefix, redirect the root to it."""
         path = urlsplit(self.path).path
         if self._prefix != "/":
@@ -53,7 +53,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.path = "/" + self.path[len(self._prefix) :]
         return super().send_head()
 
-    def list_directory(self, path):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG002
+    def list_directory(self, path):  # type: ignore[no-untyped-def]
         """Show no listing: static hosts have none."""
         self.send_error(HTTPStatus.NOT_FOUND)
 
@@ -118,7 +118,7 @@ def make_server(
     """
     folder = Path(path)
     if not is_ours(folder):
-        raise OutputError(f"{folder} holds no site made by sitegen (data/manifest.json is missing); build one with `sitegen build`.")
+        raise OutputError(f"{folder} holds no site made by sitegen ({MANIFEST} is missing); build one with `sitegen build`.")
     prefix = "/" + prefix.strip("/") + "/" if prefix.strip("/") else "/"
     handler = partial(Handler, directory=str(folder.resolve()), prefix=prefix, watch=watch)
     for candidate in range(port, port + (TRIED_PORTS if port else 1)):
@@ -134,7 +134,7 @@ def url_of(server: http.server.ThreadingHTTPServer, prefix: str = "/") -> str:
     """Return the address of a server's start page."""
     host, port = server.server_address[:2]
     path = "/" + prefix.strip("/") + "/" if prefix.strip("/") else "/"
-    return f"http://{str(host)}:{port}{path}"
+    return f"http://{host!s}:{port}{path}"
 
 
 @contextmanager

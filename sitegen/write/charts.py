@@ -27,7 +27,9 @@ def bars(histogram: LogHistogram, width: float, height: float, gap: float = 1.0)
             low = _power(histogram.low_decade + index / histogram.per_decade)
             high = _power(histogram.low_decade + (index + 1) / histogram.per_decade)
             title = f"density {low} to {high}: {n:,} features"
-            found.append(Bar(round(index * step + gap / 2, 2), round(height - size, 2), round(step - gap, 2), round(size, 2), title))
+            found.append(
+                Bar(round(index * step + gap / 2, 2), round(height - size, 2), round(step - gap, 2), round(size, 2), title)
+            )
     return found
 
 

@@ -1,7 +1,6 @@
 """The bytes of data files: JSON without absent fields, and gzip that is the same on every day."""
 
 import dataclasses
-import functools
 import math
 import struct
 import zlib
@@ -57,6 +56,10 @@ def gzip(data: bytes) -> bytes:
     return _GZIP_HEADER + body + struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
 
 
-@functools.cache
-def _field_names(kind: type) -> tuple[str, ...]:
-    return tuple(f.name for f in dataclasses.fields(kind))
+_names: dict[type, tuple[str, ...]] = {}
+
+
+def _field_names(kind: type[Any]) -> tuple[str, ...]:
+    if kind not in _names:
+        _names[kind] = tuple(field.name for field in dataclasses.fields(kind))
+    return _names[kind]

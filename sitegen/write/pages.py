@@ -117,7 +117,12 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"significant": numbers.significant, "percent": numbers.percent, "count": numbers.count, "code": _code}
+    environment.filters |= {
+        "significant": numbers.significant,
+        "percent": numbers.percent,
+        "count": numbers.count,
+        "code": _code,
+    }
     return environment
 
 

@@ -131,8 +131,8 @@ class _SaeWriter:
             for example in group.examples:
                 if self.documents and not 0 <= example.document < len(self.documents):
                     raise MismatchError(
-                        f"{self.info.slug}: an example of feature {record.id} comes from document {example.document}, but there "
-                        f"are {len(self.documents)}."
+                        f"{self.info.slug}: an example of feature {record.id} comes from document {example.document}, but "
+                        f"there are {len(self.documents)}."
                     )
 
     def _present(self, features: Iterable[FeatureId], table: FeatureTable) -> list[FeatureId]:

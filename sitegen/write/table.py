@@ -67,7 +67,9 @@ def featured(table: FeatureTable, n: int) -> list[FeatureId]:
     Best is the largest harmonic mean of precision and recall; where nothing was measured, the largest activation of a feature
     that has a label.
     """
-    rows = [row for row, text in enumerate(table.label) if text and FEATURED_DENSITY[0] <= table.density[row] <= FEATURED_DENSITY[1]]
+    rows = [
+        row for row, text in enumerate(table.label) if text and FEATURED_DENSITY[0] <= table.density[row] <= FEATURED_DENSITY[1]
+    ]
     rows.sort(key=lambda row: (-_harmonic(table.precision[row], table.recall[row]), -table.max_act[row], table.id[row]))
     chosen: list[int] = []
     seen: Counter[object] = Counter()

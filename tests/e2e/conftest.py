@@ -9,17 +9,18 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from e2e.sample_site import write_sample
 from e2e.screenshots import find_chromium, launched
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from sitegen import reader, serve
 
-
 # A slow machine is no failure: waiting ends as soon as what is waited for is there.
 TIMEOUT_MS = 30_000
+DESKTOP = {"width": 1400, "height": 900}
 expect.set_options(timeout=TIMEOUT_MS)
 
 
@@ -89,7 +90,7 @@ def alive(sae: reader.Sae) -> reader.Feature:
     return next(feature for feature in features if len(feature.record.groups or ()) > 2)
 
 
-@pytest.fixture()
+@pytest.fixture
 def served(site_folder: Path) -> Iterator[Served]:
     """The site below a path, as on GitHub Pages."""
     found = Served("")
@@ -98,20 +99,23 @@ def served(site_folder: Path) -> Iterator[Served]:
         yield found
 
 
-@pytest.fixture()
+@pytest.fixture
 def new_page(browser: Browser, served: Served) -> Iterator[Callable[..., Page]]:
     """Makes pages that collect console errors, failed replies and requests to other hosts; there may be none at the end."""
-    contexts = []
+    contexts: list[BrowserContext] = []
     troubles: list[str] = []
 
-    def make(**options: object) -> Page:
-        context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **options})
+    def make(**options: Any) -> Page:
+        context = browser.new_context(**{"viewport": DESKTOP, **options})
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(TIMEOUT_MS)
         page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("request", lambda request: None if request.url.startswith(served.host) else troubles.append(f"request to {request.url}"))
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith(served.host) else troubles.append(f"request to {request.url}"),
+        )
         return page
 
     make.troubles = troubles  # type: ignore[attr-defined]
@@ -121,7 +125,7 @@ def new_page(browser: Browser, served: Served) -> Iterator[Callable[..., Page]]:
     assert troubles == []
 
 
-@pytest.fixture()
+@pytest.fixture
 def page(new_page: Callable[..., Page]) -> Page:
     """A desktop page."""
     return new_page()

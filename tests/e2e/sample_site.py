@@ -32,8 +32,26 @@ from sitegen.records import (
 )
 from sitegen.write import OutputDir, SiteSize, write_site
 
-FILES = ("argparse", "json/decoder", "json/encoder", "textwrap", "pathlib", "csv", "shlex", "heapq", "bisect", "string", "tempfile")
-EMOJI = 'def celebrate(name):\n    """Say hello with a smile."""\n    print("😀 hello", name, "🎉")\n    return "😀" * 3\n\n# ├── tree └── leaf\n'
+FILES = (
+    "argparse",
+    "json/decoder",
+    "json/encoder",
+    "textwrap",
+    "pathlib",
+    "csv",
+    "shlex",
+    "heapq",
+    "bisect",
+    "string",
+    "tempfile",
+)
+EMOJI = '''def celebrate(name):
+    """Say hello with a smile."""
+    print("😀 hello", name, "🎉")
+    return "😀" * 3
+
+# ├── tree └── leaf
+'''
 PIECE = re.compile(r"\n[ ]*| ?[A-Za-z]+| ?\d|[^\sA-Za-z\d]|[ \t]+")
 N_FEATURES = 200
 CONTEXT = 128
@@ -54,10 +72,14 @@ class Text:
 def read_text() -> Text:
     """Tokenise a few files of the standard library and one that holds emoji."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    files = {f"{name}.py": (root / f"{name}.py").read_text("utf-8")[:24_000] for name in FILES if (root / f"{name}.py").is_file()}
+    files = {
+        f"{name}.py": (root / f"{name}.py").read_text("utf-8")[:24_000] for name in FILES if (root / f"{name}.py").is_file()
+    }
     files |= {f"emoji/celebrate_{i}.py": EMOJI * 3 for i in range(4)}
     pieces = {name: PIECE.findall(text) for name, text in files.items()}
-    common = [piece for piece, n in Counter(p for found in pieces.values() for p in found if p.isascii()).most_common() if n > 2]
+    common = [
+        piece for piece, n in Counter(p for found in pieces.values() for p in found if p.isascii()).most_common() if n > 2
+    ]
     entries: list[Entry] = ["<|endoftext|>", *[chr(c) for c in range(32, 127)], "\n", "\t"]
     entries += [piece for piece in common if piece not in set(entries)]
     ids = {entry: i for i, entry in enumerate(entries) if isinstance(entry, str)}
@@ -114,7 +136,9 @@ def _label(text: Text, token: int, random: np.random.Generator) -> Label:
     return Label(f"token `{shown}`", "rule", "token", float(random.uniform(0.5, 1)), float(random.uniform(0.3, 1)), 40)
 
 
-def _record(feature: int, token: int, text: Text, label: Label | None, random: np.random.Generator, n_features: int) -> FeatureRecord:
+def _record(
+    feature: int, token: int, text: Text, label: Label | None, random: np.random.Generator, n_features: int
+) -> FeatureRecord:
     acts = np.zeros(len(text.tokens))
     at = np.flatnonzero(text.tokens == token)
     acts[at] = random.gamma(3, 2.0, len(at)) + 0.2
@@ -125,7 +149,11 @@ def _record(feature: int, token: int, text: Text, label: Label | None, random: n
     values = acts[active]
     low, high = float(values.min()), float(values.max())
     decade = math.floor(math.log10(low))
-    log_counts, _ = np.histogram(np.log10(values), bins=10 * (math.floor(math.log10(high)) + 1 - decade), range=(decade, math.floor(math.log10(high)) + 1))
+    log_counts, _ = np.histogram(
+        np.log10(values),
+        bins=10 * (math.floor(math.log10(high)) + 1 - decade),
+        range=(decade, math.floor(math.log10(high)) + 1),
+    )
     counts = np.bincount(text.tokens[active])
     mass = np.bincount(text.tokens[active], values) / values.sum()
     top = [(int(t), int(counts[t]), float(mass[t])) for t in np.argsort(-mass, kind="stable")[:10] if counts[t]]
@@ -162,7 +190,11 @@ def _groups(text: Text, acts: np.ndarray, random: np.random.Generator) -> list[E
         inside = positions[(acts[positions] >= low) & ((acts[positions] < up) | (band == 4))]
         if len(inside):
             drawn = sorted(random.permutation(inside)[:5].tolist(), key=lambda p: -acts[p])
-            groups.append(ExampleGroup("interval", [_example(text, acts, p, 0) for p in drawn], low, up, len(inside) / len(positions), len(inside)))
+            groups.append(
+                ExampleGroup(
+                    "interval", [_example(text, acts, p, 0) for p in drawn], low, up, len(inside) / len(positions), len(inside)
+                )
+            )
     return groups
 
 

@@ -1,7 +1,7 @@
 """Take pictures of the main pages of a built site: `python tests/e2e/screenshots.py SITE [FOLDER]`.
 
-Writes `{home,sae,feature,definitions}.png` (desktop, light) and `feature-dark.png`, `feature-phone.png`; with `--all` every page
-in both themes and at both widths.
+Writes `{home,sae,feature,definitions}.png` (desktop, light) and `feature-dark.png`, `feature-phone.png`; with `--all` every
+page in both themes and at both widths.
 """
 
 import argparse
@@ -60,7 +60,9 @@ def take(browser: Browser, url: str, target: Path, size: str, theme: str) -> Non
     """Take one picture of what is in view."""
     width, height = SIZES[size]
     context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme="dark" if theme == "dark" else "light", has_touch=size == "phone"
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if theme == "dark" else "light",
+        has_touch=size == "phone",
     )
     page = context.new_page()
     page.goto(url)
@@ -91,7 +93,9 @@ def main() -> None:
     wanted = [(name, "desktop", "light", f"{name}.png") for name in pages]
     wanted += [("feature", "desktop", "dark", "feature-dark.png"), ("feature", "phone", "light", "feature-phone.png")]
     if arguments.all:
-        wanted = [(name, size, theme, f"{name}-{size}-{theme}.png") for name in pages for size in SIZES for theme in ("light", "dark")]
+        wanted = [
+            (name, size, theme, f"{name}-{size}-{theme}.png") for name in pages for size in SIZES for theme in ("light", "dark")
+        ]
     with serve.running(arguments.site) as root, launched(chromium) as browser:
         for name, size, theme, file in wanted:
             take(browser, root + pages[name], arguments.folder / file, size, theme)

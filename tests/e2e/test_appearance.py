@@ -78,7 +78,9 @@ def test_a_feature_change_is_announced(page: Page, served: Served, alive: reader
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing_serious(new_page: Callable[..., Page], served: Served, site: reader.Site, axe: str, theme: str) -> None:
+def test_axe_finds_nothing_serious(
+    new_page: Callable[..., Page], served: Served, site: reader.Site, axe: str, theme: str
+) -> None:
     """axe-core reports no serious or critical violation on the main pages, with the search results and a pop-up open."""
     page = new_page(color_scheme=theme)
     for name, address in addresses(site.root).items():
@@ -92,7 +94,10 @@ def test_axe_finds_nothing_serious(new_page: Callable[..., Page], served: Served
         page.evaluate(axe)
         found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
         serious = [
-            {"rule": violation["id"], "nodes": [node["html"][:200] + str(node["any"][:1])[:300] for node in violation["nodes"][:3]]}
+            {
+                "rule": violation["id"],
+                "nodes": [node["html"][:200] + str(node["any"][:1])[:300] for node in violation["nodes"][:3]],
+            }
             for violation in found
             if violation["impact"] in ("serious", "critical")
         ]

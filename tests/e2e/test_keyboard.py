@@ -11,7 +11,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_j_k_r_and_g_change_the_feature(page: Page, served: Served, alive: reader.Feature) -> None:
-    """j and k go on and back, also many times at once; g takes an id; r goes somewhere active."""
+    """J and k go on and back, also many times at once; g takes an id; r goes somewhere active."""
     open_feature(page, served, alive)
     for _ in range(5):
         page.keyboard.press("j")

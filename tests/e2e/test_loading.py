@@ -80,7 +80,9 @@ def test_a_missing_feature_is_said_to_be_missing(page: Page, served: Served, sae
     expect_shown(page, sae.table.id[0])
 
 
-def test_a_damaged_file_gives_an_error_and_a_second_try(new_page: Callable[..., Page], served: Served, alive: reader.Feature) -> None:
+def test_a_damaged_file_gives_an_error_and_a_second_try(
+    new_page: Callable[..., Page], served: Served, alive: reader.Feature
+) -> None:
     """A file that cannot be read gives a message with a button that tries again."""
     page = new_page()
     page.route("**/f/**", lambda route: route.fulfill(body="{", content_type="application/json"))

@@ -12,15 +12,44 @@ from sitegen.write.token_text import Entry, Vocabulary, opacity, units, visible
 
 pytestmark = pytest.mark.e2e
 
-VALUES = [0.0, 1.0, 0.5, 123.4, 999.4, 999.6, 1000.0, 123456.7, 0.00123, 0.000123, 0.0000123, 1.5e-9, -3.14159, -0.00002, 12.0, 99.95]
-ENTRIES: list[Entry] = ["a", " b", "\n", "é", {"b": "f09f"}, {"b": "9880"}, {"b": "e294"}, {"b": "80"}, {"b": "20f09f98"}, {"b": "8061"}, {"b": "ff"}]
+VALUES = [
+    0.0,
+    1.0,
+    0.5,
+    123.4,
+    999.4,
+    999.6,
+    1000.0,
+    123456.7,
+    0.00123,
+    0.000123,
+    0.0000123,
+    1.5e-9,
+    -3.14159,
+    -0.00002,
+    12.0,
+    99.95,
+]
+ENTRIES: list[Entry] = [
+    "a",
+    " b",
+    "\n",
+    "é",
+    {"b": "f09f"},
+    {"b": "9880"},
+    {"b": "e294"},
+    {"b": "80"},
+    {"b": "20f09f98"},
+    {"b": "8061"},
+    {"b": "ff"},
+]
 CALL = """async ([module, name, inputs]) => {
     const found = await import(module);
     return inputs.map((input) => found[name](...input));
 }"""
 
 
-@pytest.fixture()
+@pytest.fixture
 def modules(page: Page, served: Served) -> tuple[Page, str]:
     """A page from which modules can be imported, and their folder."""
     page.goto(served.root)
@@ -40,7 +69,9 @@ def test_colours_are_alike(modules: tuple[Page, str]) -> None:
     """Both sides give an activation the same opacity."""
     page, folder = modules
     inputs = [[act, 8.0] for act in (0.01, 0.5, 2.0, 8.0, -8.0)]
-    assert page.evaluate(CALL, [f"{folder}/example.js", "opacity", inputs]) == pytest.approx([opacity(*pair) for pair in inputs])
+    assert page.evaluate(CALL, [f"{folder}/example.js", "opacity", inputs]) == pytest.approx(
+        [opacity(*pair) for pair in inputs]
+    )
 
 
 def test_white_space_is_shown_alike(modules: tuple[Page, str]) -> None:
@@ -67,7 +98,9 @@ def test_split_characters_are_joined_alike(modules: tuple[Page, str]) -> None:
     vocabulary = Vocabulary(ENTRIES)
     for tokens, found in zip(windows, shown, strict=True):
         expected = units(tokens, [(3, 1.0), (4, -2.0)], vocabulary)
-        assert [[u.text, u.first, u.last, u.act] for u in expected] == [[u["text"], u["first"], u["last"], u["act"]] for u in found]
+        assert [[u.text, u.first, u.last, u.act] for u in expected] == [
+            [u["text"], u["first"], u["last"], u["act"]] for u in found
+        ]
 
 
 def test_terms_that_scripts_link_to_are_defined(page: Page, served: Served, alive: reader.Feature) -> None:

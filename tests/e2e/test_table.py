@@ -13,7 +13,7 @@ pytestmark = pytest.mark.e2e
 ROWS = "tbody:not(.spacer) tr"
 
 
-@pytest.fixture()
+@pytest.fixture
 def table(page: Page, served: Served, sae: reader.Sae) -> Page:
     """The page of the first SAE, its table shown."""
     page.goto(f"{served.root}sae/{sae.info.slug}/")

@@ -22,7 +22,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def site(sound: Path, tmp_path: Path) -> Path:
     """A copy to damage."""
     return Path(shutil.copytree(sound, tmp_path / "site"))
@@ -99,7 +99,10 @@ def test_problems_of_scripts_and_styles_are_found(site: Path) -> None:
         (lambda shard: shard.update(first=1), "features of another shard"),
         (lambda shard: shard["features"].pop(), "its features are not those of the shards"),
         (lambda shard: shard["features"][0]["groups"][0]["examples"][0].update(peak=10_000), "peak 10000 lies outside"),
-        (lambda shard: shard["features"][0]["groups"][0]["examples"][0]["tokens"].__setitem__(0, 10**6), "outside of the vocabulary"),
+        (
+            lambda shard: shard["features"][0]["groups"][0]["examples"][0]["tokens"].__setitem__(0, 10**6),
+            "outside of the vocabulary",
+        ),
         (lambda shard: shard["features"][0]["groups"][0]["examples"][0]["acts"].append([999, 1.0]), "activation lies outside"),
         (lambda shard: shard.update(padding=[hash(str(i)) for i in range(40_000)]), "a first look at a feature may cost"),
     ],

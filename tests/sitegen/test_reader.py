@@ -58,7 +58,7 @@ def test_a_site_is_a_mapping_and_an_sae_a_sequence(site: reader.Site, sae: reade
 def test_search_finds_all_words_best_first(sae: reader.Sae) -> None:
     """Labels that hold every word are found whatever their case, by falling precision."""
     found = sae.search("TOKEN")
-    precisions = [feature.record.label.precision for feature in found if feature.record.label]
+    precisions = [feature.record.label.precision or 0.0 for feature in found if feature.record.label]
     assert len(found) == sum(bool(label) for label in sae.table.label)
     assert precisions == sorted(precisions, reverse=True)
     assert sae.search("token no-such-word") == []

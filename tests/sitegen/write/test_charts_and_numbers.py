@@ -12,7 +12,16 @@ from sitegen.write.table import BINS_PER_DECADE, TableColumns, density_histogram
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0, "0"), (None, "–"), (1, "1.00"), (123.4, "123"), (999.6, "1,000"), (1234.5, "1,234"), (0.00123, "0.00123"), (1.234e-5, "1.23e−5")],
+    [
+        (0, "0"),
+        (None, "–"),
+        (1, "1.00"),
+        (123.4, "123"),
+        (999.6, "1,000"),
+        (1234.5, "1,234"),
+        (0.00123, "0.00123"),
+        (1.234e-5, "1.23e−5"),
+    ],
 )
 def test_three_significant_digits(value: float | None, shown: str) -> None:
     """Numbers keep three digits, large ones all before the point, tiny ones an exponent."""
@@ -53,11 +62,20 @@ def test_bars_and_curve_stay_inside_the_chart() -> None:
 
 
 def test_featured_features_are_the_best_described_and_different() -> None:
-    """The best F1 of precision and recall come first; no two share a label or a token; dead and unlabelled ones are left out."""
+    """The best F1 of precision and recall come first; no two share a label or a token; the dead are left out."""
     columns = TableColumns()
-    scores = [(0.9, 0.9, "a", 1), (0.99, 0.99, "b", 2), (0.98, 0.98, "b", 3), (0.97, 0.97, "c", 2), (0.5, 0.5, "d", 4), (0.0, 0.9, "e", 5)]
+    scores = [
+        (0.9, 0.9, "a", 1),
+        (0.99, 0.99, "b", 2),
+        (0.98, 0.98, "b", 3),
+        (0.97, 0.97, "c", 2),
+        (0.5, 0.5, "d", 4),
+        (0.0, 0.9, "e", 5),
+    ]
     for feature, (precision, recall, text, token) in enumerate(scores):
-        columns.add(FeatureRecord(feature, 0.01, label=Label(text, "rule", None, precision, recall), top_tokens=[(token, 1, 1.0)]))
+        columns.add(
+            FeatureRecord(feature, 0.01, label=Label(text, "rule", None, precision, recall), top_tokens=[(token, 1, 1.0)])
+        )
     columns.add(FeatureRecord(6, 0.0))
     columns.add(FeatureRecord(7, 0.9, label=Label("dense", "rule", None, 1.0, 1.0)))
     assert featured(columns.table(), 3) == [0, 1, 4]

@@ -14,7 +14,13 @@ from sitegen.write import encode
 def test_absent_fields_are_left_out() -> None:
     """A record holds only what is known; tuples become lists."""
     record = FeatureRecord(id=3, density=0.5, label=Label("x", "rule"), neighbours=[(1, 0.25)], dead=Dead(7))
-    expected = {"id": 3, "density": 0.5, "label": {"text": "x", "source": "rule"}, "neighbours": [[1, 0.25]], "dead": {"n_tokens": 7}}
+    expected = {
+        "id": 3,
+        "density": 0.5,
+        "label": {"text": "x", "source": "rule"},
+        "neighbours": [[1, 0.25]],
+        "dead": {"n_tokens": 7},
+    }
     assert json.loads(encode.to_json(record)) == expected
 
 
@@ -23,7 +29,9 @@ def test_none_within_a_column_is_kept() -> None:
     assert encode.plain([None, 0.5]) == [None, 0.5]
 
 
-@pytest.mark.parametrize(("value", "expected"), [(0.1234567, 0.12346), (123456.7, 123460.0), (-1e-7 / 3, -3.3333e-8), (0.0, 0.0)])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.1234567, 0.12346), (123456.7, 123460.0), (-1e-7 / 3, -3.3333e-8), (0.0, 0.0)]
+)
 def test_floats_keep_five_significant_digits(value: float, expected: float) -> None:
     """Rounding is relative, so small values stay as exact as large ones, and integers are never touched."""
     assert encode.plain([value]) == [expected]

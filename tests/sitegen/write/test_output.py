@@ -54,9 +54,14 @@ def test_an_exception_leaves_the_old_site_and_no_rest(tmp_path: Path) -> None:
     """After a failure the old site is as it was and the partial folder is gone."""
     site = tmp_path / "site"
     write_site(site, b"old")
-    with pytest.raises(RuntimeError, match="stop"), OutputDir(site) as out:
-        out.write("page.html", b"new")
-        raise RuntimeError("stop")
+
+    def fail() -> None:
+        with OutputDir(site) as out:
+            out.write("page.html", b"new")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
 
     assert (site / "page.html").read_bytes() == b"old"
     assert names_beside(site) == ["site"]
@@ -97,9 +102,10 @@ def test_a_path_outside_of_the_site_is_refused(tmp_path: Path, name: str) -> Non
 
 def test_a_second_write_of_a_name_is_refused(tmp_path: Path) -> None:
     """Two pages of one name are an error, not a silent loss."""
-    with pytest.raises(OutputError, match="twice"), OutputDir(tmp_path / "site") as out:
+    with OutputDir(tmp_path / "site") as out:
         out.write("page.html", b"1")
-        out.write("page.html", b"2")
+        with pytest.raises(OutputError, match="twice"):
+            out.write("page.html", b"2")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -111,10 +117,10 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: py
     def full(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    with pytest.raises(DiskFullError, match="No space left"), OutputDir(site) as out:
-        monkeypatch.setattr(Path, "write_bytes", full)
-        out.write("page.html", b"new")
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(DiskFullError, match="No space left"), OutputDir(site) as out:
+            out.write("page.html", b"new")
     with pytest.raises(DiskFullError), OutputDir(site) as out, out.scratch("records"):
         full()
 

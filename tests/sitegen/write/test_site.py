@@ -29,7 +29,9 @@ def record(feature: int, n_features: int, n_examples: int = 2, d_vocab: int = 10
         return FeatureRecord(id=feature, density=0.0, n_active=0, dead=Dead(1000))
     chosen = random.Random(feature)
     examples = [
-        Example(feature % 2, 3, 1, [chosen.randrange(d_vocab) for _ in range(64)], [(1, chosen.random() + 1), (5, chosen.random())])
+        Example(
+            feature % 2, 3, 1, [chosen.randrange(d_vocab) for _ in range(64)], [(1, chosen.random() + 1), (5, chosen.random())]
+        )
         for _ in range(n_examples)
     ]
     return FeatureRecord(
@@ -48,7 +50,9 @@ def record(feature: int, n_features: int, n_examples: int = 2, d_vocab: int = 10
 
 def manifest(n_features: int, d_vocab: int = 100, slugs: tuple[str, ...] = ("one",), d_sae: int | None = None) -> Manifest:
     """Return a manifest as it is before writing."""
-    saes = [SaeInfo(slug, slug, "lm", "blocks.0.hook_resid_post", "topk", 8, d_sae or n_features, 0, 0, 1000, 0) for slug in slugs]
+    saes = [
+        SaeInfo(slug, slug, "lm", "blocks.0.hook_resid_post", "topk", 8, d_sae or n_features, 0, 0, 1000, 0) for slug in slugs
+    ]
     models = [ModelInfo("lm", "LM", "gpt2", 8, d_vocab)]
     return Manifest("Test", "A <test> & more.", "build", "sitegen test", models, CorpusInfo("text", 2, 4, 1000, 128), saes)
 
@@ -68,7 +72,10 @@ def read(path: Path) -> Any:
 
 def shards(folder: Path, slug: str = "one") -> list[dict[str, Any]]:
     """Return the shards of an SAE in order."""
-    return [read(path) for path in sorted((folder / "data" / slug / "f").rglob("*.gz"), key=lambda path: int(path.name.split(".")[0]))]
+    return [
+        read(path)
+        for path in sorted((folder / "data" / slug / "f").rglob("*.gz"), key=lambda path: int(path.name.split(".")[0]))
+    ]
 
 
 def test_a_site_follows_its_own_contract(tmp_path: Path) -> None:
@@ -96,7 +103,9 @@ def test_every_record_is_found_by_arithmetic(tmp_path: Path) -> None:
             label = records[neighbour].label
             assert shard["labels"].get(str(neighbour)) == (label.text if label else None)
         for group in original.groups or ():
-            assert [example["tokens"] for example in found["groups"][0]["examples"]] == [example.tokens for example in group.examples]
+            assert [example["tokens"] for example in found["groups"][0]["examples"]] == [
+                example.tokens for example in group.examples
+            ]
             assert all(shard["documents"][str(example.document)] == DOCUMENTS[example.document] for example in group.examples)
 
 

@@ -1,5 +1,7 @@
 """Joining characters that are split over tokens."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ def entries_of(data: bytes, cuts: list[int]) -> list[Entry]:
     """Cut bytes into tokens, each as a vocabulary would have it."""
     edges = sorted({0, len(data), *(cut for cut in cuts if 0 < cut < len(data))})
     found: list[Entry] = []
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in itertools.pairwise(edges):
         try:
             found.append(data[begin:end].decode())
         except UnicodeDecodeError:
@@ -39,7 +41,11 @@ def test_a_split_emoji_is_one_unit_with_its_strongest_activation() -> None:
     """Three tokens of one emoji show as one character, as active as the strongest of them."""
     vocabulary = Vocabulary(["hi ", {"b": "f0"}, {"b": "9f98"}, {"b": "80"}, "!"])
     found = units([0, 1, 2, 3, 4], [(1, 0.5), (3, -2.0)], vocabulary)
-    assert [(unit.text, unit.first, unit.last, unit.act) for unit in found] == [("hi ", 0, 0, 0), ("😀", 1, 3, -2.0), ("!", 4, 4, 0)]
+    assert [(unit.text, unit.first, unit.last, unit.act) for unit in found] == [
+        ("hi ", 0, 0, 0),
+        ("😀", 1, 3, -2.0),
+        ("!", 4, 4, 0),
+    ]
 
 
 def test_unknown_tokens_show_their_id() -> None:
@@ -49,7 +55,9 @@ def test_unknown_tokens_show_their_id() -> None:
     assert Vocabulary().text(4) == "⟨4⟩"
 
 
-@pytest.mark.parametrize(("text", "expected"), [(" ", "␣"), ("\n  ", "↵\n␣␣"), ("\t", "⇥"), (" a", " a"), ("", ""), ("\xa0", "\xa0")])
+@pytest.mark.parametrize(
+    ("text", "expected"), [(" ", "␣"), ("\n  ", "↵\n␣␣"), ("\t", "⇥"), (" a", " a"), ("", ""), ("\xa0", "\xa0")]
+)
 def test_white_space_alone_is_made_visible(text: str, expected: str) -> None:
     """Only a token that is nothing but white space is shown as signs."""
     assert visible(text) == expected
