@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from sitegen.records import Manifest, SaeInfo
 from sitegen.write import charts, numbers
 from sitegen.write.output import OutputDir
-from sitegen.write.token_text import Unit, Vocabulary, opacity, units, visible
+from sitegen.write.token_text import Unit, Vocabulary, in_list, is_special, opacity, units, visible
 
 SNIPPET_CHARACTERS = 34
 """Shown on either side of the peak in the snippets of the home page."""
@@ -127,9 +127,11 @@ def _environment() -> jinja2.Environment:
 
 
 def _code(text: str) -> Markup:
-    """Mark what a label quotes in backticks as code."""
+    """Mark what a label quotes in backticks as code, with the spaces at its ends shown."""
     parts = re.split(r"`([^`]+)`", text)
-    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(in_list(part)) if i % 2 else escape(part) for i, part in enumerate(parts)
+    )
 
 
 def _source(name: str) -> str:
@@ -180,6 +182,8 @@ def _level(act: float, max_act: float) -> int:
 
 
 def _one_line(unit: Unit) -> str:
+    if not unit.act and is_special(unit.text):
+        return "⊢"
     text = visible(unit.text) if unit.act else unit.text
     return re.sub("  +", " ", text.replace("↵\n", "↵").replace("\n", "↵").replace("\t", "⇥").replace("\r", ""))
 

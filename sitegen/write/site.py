@@ -109,7 +109,7 @@ class _SaeWriter:
             shards = ShardWriter(spool, labels, self.documents, vocabulary if self.travels else None)
             size = shards.shard_size()
             largest = shards.write(self.out, self.info.slug, size)
-            chosen = list(self.info.featured) or featured(table, n_featured)
+            chosen = list(self.info.featured) or featured(columns, n_featured)
             shown = [Featured.of(spool.read(feature), vocabulary) for feature in self._present(chosen, table)]
         return SaePage(self._complete(table, size, chosen), shown), largest
 

@@ -1,7 +1,7 @@
 """What is known of an SAE's features as a whole: the table by column, the density histogram, the features to begin with."""
 
+import itertools
 import math
-from collections import Counter
 
 from sitegen.records import FeatureId, FeatureRecord, FeatureTable, LogHistogram, TokenId
 from sitegen.write.token_text import Entry
@@ -23,6 +23,8 @@ class TableColumns:
         self.precision: list[float | None] = []
         self.recall: list[float | None] = []
         self.top_token: list[TokenId | None] = []
+        self.rule: list[str | None] = []
+        """Which rule gave each label; no column of the table."""
 
     def add(self, record: FeatureRecord) -> None:
         """Append a record's row."""
@@ -34,6 +36,7 @@ class TableColumns:
         self.precision.append(label.precision if label else None)
         self.recall.append(label.recall if label else None)
         self.top_token.append(_top_token(record))
+        self.rule.append(label.rule if label else None)
 
     def table(self, strings: dict[str, Entry] | None = None) -> FeatureTable:
         """Return the columns as they are written; `strings` where the vocabulary travels with them."""
@@ -61,26 +64,32 @@ def density_histogram(densities: list[float]) -> LogHistogram | None:
     return LogHistogram(low_decade, BINS_PER_DECADE, counts)
 
 
-def featured(table: FeatureTable, n: int) -> list[FeatureId]:
-    """Choose up to `n` features whose labels describe them best, no two of them with the same first word or top token.
+def featured(columns: TableColumns, n: int) -> list[FeatureId]:
+    """Choose up to `n` features whose labels describe them best, by turns from each rule that gave labels.
 
     Best is the largest harmonic mean of precision and recall; where nothing was measured, the largest activation of a feature
-    that has a label.
+    that has a label. No two have the same label or the same strongest token.
     """
-    rows = [
-        row for row, text in enumerate(table.label) if text and FEATURED_DENSITY[0] <= table.density[row] <= FEATURED_DENSITY[1]
-    ]
-    rows.sort(key=lambda row: (-_harmonic(table.precision[row], table.recall[row]), -table.max_act[row], table.id[row]))
-    chosen: list[int] = []
-    seen: Counter[object] = Counter()
+    low, high = FEATURED_DENSITY
+    rows = [row for row, text in enumerate(columns.label) if text and low <= columns.density[row] <= high]
+    rows.sort(
+        key=lambda row: (-_harmonic(columns.precision[row], columns.recall[row]), -columns.max_act[row], columns.ids[row])
+    )
+    by_rule: dict[str | None, list[int]] = {}
     for row in rows:
-        marks = {table.label[row], ("token", table.top_token[row])}
-        if table.top_token[row] is None:
-            marks.discard(("token", None))
-        if len(chosen) < n and not any(seen[mark] for mark in marks):
+        by_rule.setdefault(columns.rule[row], []).append(row)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*by_rule.values()))
+    chosen: list[int] = []
+    seen: set[object] = set()
+    for row in turns:
+        if row is None or len(chosen) == n:
+            continue
+        token = columns.top_token[row]
+        marks = {columns.label[row]} | ({("token", token)} if token is not None else set())
+        if not marks & seen:
             chosen.append(row)
-            seen.update(marks)
-    return sorted(table.id[row] for row in chosen)
+            seen |= marks
+    return sorted(columns.ids[row] for row in chosen)
 
 
 def _harmonic(precision: float | None, recall: float | None) -> float:

@@ -5,6 +5,7 @@
 
 import codecs
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from sitegen.records import Example
 Entry = str | dict[str, str]
 """A token of a vocabulary file: its text, or `{"b": hex}` where its bytes alone are not valid UTF-8."""
 
+_SPECIAL = re.compile(r"<\|.*\|>|</?(s|bos|eos|pad|unk|start_of_turn|end_of_turn)>|\[(CLS|SEP|PAD|UNK|MASK)\]")
+_EDGES = re.compile(r"(\s*)(.*?)(\s*)", re.DOTALL)
 _VISIBLE = str.maketrans({" ": "␣", "\n": "↵\n", "\t": "⇥", "\r": "␍"})
 
 
@@ -93,6 +96,22 @@ def opacity(act: float, max_act: float) -> float:
 def visible(text: str) -> str:
     """Show white space as `␣`, `↵` (followed by the line break) and `⇥` if the text is nothing else."""
     return text.translate(_VISIBLE) if text and not text.strip(" \n\t\r") else text
+
+
+def is_special(text: str) -> bool:
+    """Return True for a token that is no text, such as the one at the beginning of a sequence."""
+    return _SPECIAL.fullmatch(text) is not None
+
+
+def in_list(text: str) -> str:
+    """Show a token's text on one line, every space that begins or ends it as a sign."""
+    match = _EDGES.fullmatch(text)
+    before, middle, after = match.groups() if match else ("", text, "")
+    return _signs(before) + middle.replace("\n", "↵") + _signs(after)
+
+
+def _signs(space: str) -> str:
+    return space.translate(_VISIBLE).replace("↵\n", "↵")
 
 
 def _is_text(data: bytes) -> bool:

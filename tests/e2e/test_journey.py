@@ -7,6 +7,7 @@ from e2e.conftest import Served
 from playwright.sync_api import Page, expect
 
 from sitegen import reader
+from sitegen.write.token_text import in_list
 
 pytestmark = pytest.mark.e2e
 
@@ -28,8 +29,9 @@ def expect_shown(page: Page, feature: int) -> None:
 
 
 def plain(label: str) -> str:
-    """Return a label as it reads on a page."""
-    return " ".join(label.replace("`", "").split())
+    """Return a label as it reads on a page: quoted texts are code, with the spaces at their ends shown."""
+    parts = label.split("`")
+    return " ".join("".join(in_list(part) if i % 2 else part for i, part in enumerate(parts)).split())
 
 
 def test_home_leads_to_an_sae_and_its_table_to_a_feature(page: Page, served: Served, sae: reader.Sae) -> None:

@@ -8,7 +8,7 @@ from playwright.sync_api import Page
 
 from sitegen import reader
 from sitegen.write import numbers
-from sitegen.write.token_text import Entry, Vocabulary, opacity, units, visible
+from sitegen.write.token_text import Entry, Vocabulary, in_list, is_special, opacity, units, visible
 
 pytestmark = pytest.mark.e2e
 
@@ -72,6 +72,16 @@ def test_colours_are_alike(modules: tuple[Page, str]) -> None:
     assert page.evaluate(CALL, [f"{folder}/example.js", "opacity", inputs]) == pytest.approx(
         [opacity(*pair) for pair in inputs]
     )
+
+
+def test_tokens_in_lists_and_special_tokens_are_alike(modules: tuple[Page, str]) -> None:
+    """Both sides show the spaces around a word, and take the same tokens for no text."""
+    page, folder = modules
+    texts = [" a", "a ", "\n  a\tb", "   ", "", "<|endoftext|>", "<s>", "<div>", "[CLS]", "[x]", "a<s>"]
+    shown = page.evaluate(CALL, [f"{folder}/tokens.js", "inList", [[text] for text in texts]])
+    assert [in_list(text) for text in texts] == shown
+    special = page.evaluate(CALL, [f"{folder}/tokens.js", "isSpecial", [[text] for text in texts]])
+    assert [is_special(text) for text in texts] == special
 
 
 def test_white_space_is_shown_alike(modules: tuple[Page, str]) -> None:

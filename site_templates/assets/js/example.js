@@ -2,7 +2,7 @@
 
 import { announce, h } from "./dom.js";
 import { count, significant } from "./format.js";
-import { units, visible } from "./tokens.js";
+import { isSpecial, units, visible } from "./tokens.js";
 
 /** Opacity of an activation, on a log scale. */
 export function opacity(act, max) {
@@ -47,7 +47,7 @@ function expand(row, toggle) {
 }
 
 function unitSpan(unit, n, isPeak, max) {
-  if (unit.act === 0) return h("span", { class: "t", "data-u": n }, lines(unit.text, false));
+  if (unit.act === 0) return h("span", { class: isSpecial(unit.text) ? "t special" : "t", "data-u": n }, lines(unit.text, false));
   const attributes = { class: `t on${isPeak ? " peak" : ""}${unit.act < 0 ? " negative" : ""}`, "data-u": n, "--a": opacity(unit.act, max).toFixed(3) };
   if (isPeak) Object.assign(attributes, { tabindex: "0", role: "button", "aria-label": `${visible(unit.text)}, activation ${significant(unit.act)}` });
   return h("span", attributes, lines(visible(unit.text), true));

@@ -42,7 +42,13 @@ function section(group, n, context) {
       : [group.share === undefined ? null : `${percent(group.share)} of the active tokens`, group.n === undefined ? null : `n = ${count(group.n)}`];
   return h("section", { class: "group", id: `group-${n}`, "aria-labelledby": `group-title-${n}` },
     h("h2", { id: `group-title-${n}`, tabindex: "-1" }, term(group.kind === "top" ? "top-examples" : "interval", nameOf(group)), h("small", {}, facts.filter(Boolean).join(" · "))),
-    h("ol", { class: "list" }, group.examples.map((example) => exampleRow(example, context))));
+    h("ol", { class: "list" }, strongestFirst(group.examples).map((example) => exampleRow(example, context))));
+}
+
+/** The examples of an interval are a random choice; in order they are quicker to read. */
+function strongestFirst(examples) {
+  const peakOf = (example) => Math.abs(example.acts.find(([offset]) => offset === example.peak)?.[1] ?? 0);
+  return [...examples].sort((a, b) => peakOf(b) - peakOf(a));
 }
 
 function nameOf(group) {

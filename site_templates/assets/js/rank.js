@@ -4,7 +4,7 @@
 export function index(table, vocabulary) {
   return {
     table,
-    labels: table.label.map((label) => label.toLowerCase()),
+    labels: table.label.map((label) => label.toLowerCase().replaceAll("`", "").trim()),
     tokens: table.top_token.map((token) => (token === null ? "" : vocabulary.text(token).trim().toLowerCase())),
     rows: new Map(table.id.map((id, row) => [id, row])),
   };

@@ -1,12 +1,12 @@
 // The search box: labels of one SAE, or of all. The tables it searches are fetched when it is first focused.
 
 import { $, $$, h } from "./dom.js";
-import { percent } from "./format.js";
+import { significant } from "./format.js";
 import { table, vocabulary } from "./data.js";
 import { index, search } from "./rank.js";
 import { featureUrl } from "./site.js";
 import { labelled } from "./states.js";
-import { Vocabulary } from "./tokens.js";
+import { inList, Vocabulary } from "./tokens.js";
 
 const SHOWN = 30;
 
@@ -89,21 +89,26 @@ export function startSearch(saes, follow) {
 async function indexOf(sae) {
   const [columns, entries] = await Promise.all([table(sae), vocabulary(sae)]);
   const texts = new Vocabulary(entries, columns.strings);
-  return { sae, ...index(columns, texts) };
+  return { sae, texts, ...index(columns, texts) };
 }
 
 function options(indexes, query, named) {
   const share = Math.ceil(SHOWN / indexes.length);
   const found = indexes.flatMap((one) => search(one, query, share).map((row) => [one, row]));
   if (!found.length) return [h("p", { class: "none" }, "No label matches. Labels are automatic and short: try a single word or a token.")];
-  return found.map(([{ sae, table }, row], n) => {
+  return found.map(([{ sae, table, texts }, row], n) => {
     const precision = table.precision[row];
     return h(
       "a",
       { role: "option", id: `found-${n}`, "aria-selected": "false", tabindex: "-1", href: featureUrl(sae.slug, table.id[row]) },
       h("span", { class: "id" }, String(table.id[row])),
-      h("span", { class: "label" }, table.label[row] ? labelled(table.label[row]) : "no label"),
-      h("span", { class: "where" }, named ? sae.name : precision === null ? "" : `precision ${percent(precision)}`),
+      h("span", { class: "label" }, table.label[row] ? labelled(table.label[row]) : unlabelled(table.top_token[row], texts)),
+      h("span", { class: "where" }, named ? sae.name : precision === null ? "" : `precision ${significant(precision, 2)}`),
     );
   });
+}
+
+/** A feature that was found by the token it is most active on. */
+function unlabelled(token, texts) {
+  return [h("span", { class: "absent" }, "no label"), token === null ? "" : ", active on ", token === null ? "" : h("code", {}, inList(texts.text(token)))];
 }

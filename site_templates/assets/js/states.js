@@ -3,13 +3,14 @@
 import { h } from "./dom.js";
 import { count } from "./format.js";
 import { definitionUrl } from "./site.js";
+import { inList } from "./tokens.js";
 
 const DEAD_FROM = 1_000_000;
 const FEW = 10;
 
-/** A label's text; what it quotes in backticks is code. */
+/** A label's text; what it quotes in backticks is code, with the spaces at its ends shown. */
 export function labelled(text) {
-  return text.split(/(`[^`]+`)/).map((part) => (part.startsWith("`") && part.length > 2 ? h("code", {}, part.slice(1, -1)) : part));
+  return text.split(/(`[^`]+`)/).map((part) => (part.startsWith("`") && part.length > 2 ? h("code", {}, inList(part.slice(1, -1))) : part));
 }
 
 /** What went wrong with a file, and a way to try again. */

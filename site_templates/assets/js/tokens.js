@@ -78,6 +78,11 @@ function decodes(bytes, partial) {
   }
 }
 
+/** Is this one of the tokens that are no text, such as the one at the beginning of a sequence? */
+export function isSpecial(text) {
+  return /^(<\|.*\|>|<\/?(s|bos|eos|pad|unk|start_of_turn|end_of_turn)>|\[(CLS|SEP|PAD|UNK|MASK)\])$/.test(text);
+}
+
 /** White space as signs, where a text is nothing else. */
 export function visible(text) {
   return text !== "" && text.trim() === "" ? [...text].map((c) => VISIBLE[c] ?? c).join("") : text;

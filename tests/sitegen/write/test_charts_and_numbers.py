@@ -78,8 +78,17 @@ def test_featured_features_are_the_best_described_and_different() -> None:
         )
     columns.add(FeatureRecord(6, 0.0))
     columns.add(FeatureRecord(7, 0.9, label=Label("dense", "rule", None, 1.0, 1.0)))
-    assert featured(columns.table(), 3) == [0, 1, 4]
-    assert featured(columns.table(), 0) == []
+    assert featured(columns, 3) == [0, 1, 4]
+    assert featured(columns, 0) == []
+
+
+def test_featured_features_come_from_every_rule() -> None:
+    """A rule whose best label is worse than another's second still has its turn."""
+    columns = TableColumns()
+    for feature, (rule, score) in enumerate([("token", 0.9), ("token", 0.8), ("line", 0.6), ("token", 0.7)]):
+        columns.add(FeatureRecord(feature, 0.01, label=Label(f"label {feature}", "rule", rule, score, score)))
+    assert featured(columns, 2) == [0, 2]
+    assert featured(columns, 3) == [0, 1, 2]
 
 
 def test_the_table_has_a_row_for_every_record() -> None:
