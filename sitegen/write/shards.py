@@ -1,6 +1,8 @@
 """Files of consecutive features, as large as a cold view of one feature may cost."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -19,6 +21,7 @@ SHARD_BYTES = 48_000
 SHARD_SIZES = (16, 8, 4, 2, 1)
 SHARDS_PER_FOLDER = 256
 _TRIED = 6
+_COMPRESSED_AT_ONCE = 64
 
 Record = dict[str, Any]
 
@@ -46,17 +49,20 @@ class ShardWriter:
         for size in SHARD_SIZES:
             groups = list(self._grouped(size))
             heaviest = sorted(groups, key=lambda group: -sum(self._spool.sizes[row] for row in group[1]))[:_TRIED]
-            if all(len(self._shard(number, rows, size)) <= SHARD_BYTES for number, rows in heaviest):
+            if all(len(gzip(self._content(number, rows, size))) <= SHARD_BYTES for number, rows in heaviest):
                 return size
         return SHARD_SIZES[-1]
 
     def write(self, out: OutputDir, slug: str, size: int) -> int:
         """Write all shards of `size` features below `data/<slug>/f/`; return the bytes of the largest."""
         largest = 0
-        for number, rows in self._grouped(size):
-            data = self._shard(number, rows, size)
-            out.write(shard_path(slug, number), data)
-            largest = max(largest, len(data))
+        groups = self._grouped(size)
+        with ThreadPoolExecutor() as pool:
+            while some := list(islice(groups, _COMPRESSED_AT_ONCE)):
+                contents = [self._content(number, rows, size) for number, rows in some]
+                for (number, _), data in zip(some, pool.map(gzip, contents), strict=True):
+                    out.write(shard_path(slug, number), data)
+                    largest = max(largest, len(data))
         return largest
 
     def _grouped(self, size: int) -> Iterator[tuple[int, range]]:
@@ -71,7 +77,7 @@ class ShardWriter:
             yield number, range(begin, end)
             begin = end
 
-    def _shard(self, number: int, rows: Iterable[int], size: int) -> bytes:
+    def _content(self, number: int, rows: Iterable[int], size: int) -> bytes:
         features = [self._spool.read(self._spool.ids[row]) for row in rows]
         shard: Record = {"version": CONTRACT_VERSION, "first": number * size, "features": features}
         related = sorted({pair[0] for record in features for key in ("neighbours", "coactive") for pair in record.get(key, ())})
@@ -81,7 +87,7 @@ class ShardWriter:
             shard["documents"] = {str(index): self._documents[index] for index in shown}
         if self._vocabulary is not None:
             shard["strings"] = strings(tokens_of(features), self._vocabulary)
-        return gzip(orjson.dumps(shard))
+        return orjson.dumps(shard)
 
 
 def shard_path(slug: str, number: int) -> str:

@@ -12,7 +12,7 @@ export function index(table, vocabulary) {
 
 /** Rows whose label or strongest token holds every word of the query, best first; a number also means an id. */
 export function search({ table, labels, tokens, rows }, query, limit = Infinity) {
-  const wanted = query.trim().toLowerCase();
+  const wanted = query.toLowerCase().replaceAll("`", "").trim();
   if (!wanted) return [];
   const words = wanted.split(/\s+/);
   const found = [];
