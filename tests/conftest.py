@@ -1,15 +1,15 @@
 """Fixtures that every part shares: tiny models on disk and the demo site."""
 
-import os
-import subprocess
-import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import tiny
 
-ROOT = Path(__file__).resolve().parent.parent
-DEMO = ROOT / "sitegen" / "demo"
+import sitegen
+from sitegen.release import Release
+
+DEMO_TOKENS = 8_000
 
 
 @pytest.fixture(scope="session")
@@ -42,18 +42,24 @@ def wide_vocabulary_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.wide_vocabulary(tmp_path_factory.mktemp("models") / "wide")
 
 
+@dataclass(frozen=True)
+class Demo:
+    """The demo built over a part of its corpus."""
+
+    site: Path
+    cache: Path
+    release: Release
+
+
 @pytest.fixture(scope="session")
-def demo_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site that `sitegen build demo` writes: the one named by SITEGEN_DEMO_SITE, else built once for the session."""
-    built = os.environ.get("SITEGEN_DEMO_SITE")
-    if built:
-        site = Path(built).resolve()
-        assert (site / "data" / "manifest.json").is_file(), f"SITEGEN_DEMO_SITE={built} holds no site; `make site` builds one"
-        return site
-    if not (DEMO / "lm" / "config.json").is_file() or not (DEMO / "saes").is_dir():
-        pytest.skip("the demo's language model and SAEs are not in sitegen/demo")
-    site = tmp_path_factory.mktemp("demo") / "site"
-    command = [sys.executable, "-m", "sitegen", "build", "demo", "--out", str(site)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return site
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """The demo's language model and SAEs, whole, over the first few thousand tokens of their corpus."""
+    folder = tmp_path_factory.mktemp("demo")
+    release = Release.load("demo")
+    release = replace(
+        release,
+        corpus=replace(release.corpus, max_tokens=DEMO_TOKENS),
+        evaluation=replace(release.evaluation, tokens=DEMO_TOKENS // 4),
+    )
+    sitegen.build(release, folder / "site", cache=folder / "cache", progress=False)
+    return Demo(folder / "site", folder / "cache", release)

@@ -58,12 +58,22 @@ def browser(chromium: str) -> Iterator[Browser]:
         yield running
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Let the visitor's way lead through the real demo too; everything else is seen on the sample."""
+    if "site_folder" in metafunc.fixturenames:
+        kinds = ["sample", "demo"] if metafunc.module.__name__.endswith("test_journey") else ["sample"]
+        metafunc.parametrize("site_folder", kinds, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def site_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site to drive."""
+def site_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site to drive: the invented sample, or what the demo's language model and SAEs give."""
     given = os.environ.get("SITEGEN_E2E_SITE")
     if given:
         return Path(given).resolve()
+    if request.param == "demo":
+        built: Path = request.getfixturevalue("demo").site
+        return built
     folder = tmp_path_factory.mktemp("e2e") / "site"
     write_sample(folder)
     return folder
