@@ -5,6 +5,7 @@ installed packages. The split is by file: `held_out` files are never seen by the
 """
 
 import hashlib
+import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,13 +26,13 @@ def files(root: Path | None = None, split: Split = "all") -> list[tuple[str, Pat
     """Return `(name, path)` of every file of the split, sorted by name (POSIX path relative to `root`)."""
     root = root or Path(sysconfig.get_paths()["stdlib"])
     found = []
-    for path in root.rglob("*"):
-        relative = path.relative_to(root)
-        if path.suffix not in SUFFIXES or SKIPPED_FOLDERS.intersection(relative.parts):
-            continue
-        name = relative.as_posix()
-        if split == "all" or is_held_out(name) == (split == "held_out"):
-            found.append((name, path))
+    for folder, subfolders, file_names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in SKIPPED_FOLDERS]
+        for file_name in file_names:
+            path = Path(folder, file_name)
+            name = path.relative_to(root).as_posix()
+            if path.suffix in SUFFIXES and (split == "all" or is_held_out(name) == (split == "held_out")):
+                found.append((name, path))
     return sorted(found)
 
 
