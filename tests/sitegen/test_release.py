@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +146,14 @@ def test_the_demo_is_a_release() -> None:
     text = DEMO.read_text()
 
     assert [f'slug = "{slug}"' in text for slug in ("topk", "jumprelu", "batchtopk")] == [True, True, True]
+
+
+def test_an_up_to_date_site_is_recognised_without_torch() -> None:
+    """Reading a release and naming its build import neither torch nor transformers."""
+    code = (
+        "import sys; from sitegen.recipe import build_id; from sitegen.release import Release; "
+        "build_id(Release.load('demo')); print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert result.stdout.strip() == "[]"
