@@ -17,7 +17,7 @@ from .conftest import relative_error
 
 
 def decoders(acts: SparseActs, operands: Inputs) -> dict[str, Callable[[], Tensor]]:
-    weights, b_dec = ops.prepare(operands.W_dec), operands.b_dec
+    weights, b_dec = ops.prepare_decoder(operands.W_dec), operands.b_dec
     dense, csr = acts.to_dense(), acts.to_torch()
     return {
         "sae_fast": lambda: ops.decode(acts, weights, b_dec),
@@ -49,7 +49,7 @@ def bench_decode(contender: str, acts: SparseActs, exact: Tensor, operands: Inpu
 @pytest.mark.benchmark(group="decode_error")
 def bench_decode_error(contender: str, acts: SparseActs, exact: Tensor, operands: Inputs, run: Callable[..., None]) -> None:
     """Squared errors of the reconstructions."""
-    weights, x = ops.prepare(operands.W_dec), operands.x
+    weights, x = ops.prepare_decoder(operands.W_dec), operands.x
     dense = decoders(acts, operands)["dense"]
     contenders: dict[str, Callable[[], Tensor]] = {
         "sae_fast": lambda: ops.decode_error(acts, weights, operands.b_dec, x),

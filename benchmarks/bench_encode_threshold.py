@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from sae_fast import ops
+from sae_fast.prepared import Prepared
 from sae_fast.sparse import SparseActs
 from sae_fast.testing import Case, Inputs
 
-Contender = Callable[[Inputs, ops.Prepared, Tensor], SparseActs | Tensor]
+Contender = Callable[[Inputs, Prepared, Tensor], SparseActs | Tensor]
 
 
-def dense(operands: Inputs, weights: ops.Prepared, threshold: Tensor) -> Tensor:
+def dense(operands: Inputs, weights: Prepared, threshold: Tensor) -> Tensor:
     h = torch.addmm(operands.b_enc, operands.x, weights.matrix)
     return h.relu() * (h > threshold)
 
@@ -31,7 +32,7 @@ CONTENDERS: dict[str, Contender] = {
 @pytest.mark.benchmark(group="encode_threshold")
 def bench_encode_threshold(contender: str, case: Case, operands: Inputs, run: Callable[..., None]) -> None:
     """All activations above the threshold."""
-    weights = ops.prepare(operands.W_enc)
+    weights = ops.prepare_encoder(operands.W_enc)
     h = operands.x.double() @ operands.W_enc.double() + operands.b_enc.double()
     level = float(h.flatten().topk(case.k * case.n).values[-1])
     threshold = torch.full((case.d_sae,), level)

@@ -11,19 +11,20 @@ import torch
 from torch import Tensor
 
 from sae_fast import ops
+from sae_fast.prepared import Prepared
 from sae_fast.sparse import SparseActs
 from sae_fast.testing import Case, Inputs
 
-Contender = Callable[[Inputs, ops.Prepared, int], SparseActs | Tensor]
+Contender = Callable[[Inputs, Prepared, int], SparseActs | Tensor]
 
 
-def dense_topk(operands: Inputs, weights: ops.Prepared, k: int) -> Tensor:
+def dense_topk(operands: Inputs, weights: Prepared, k: int) -> Tensor:
     h = torch.addmm(operands.b_enc, operands.x, weights.matrix)
     values, indices = h.topk(k, dim=1, sorted=False)
     return torch.zeros_like(h).scatter_(1, indices, values.relu_())
 
 
-def dense_batch_topk(operands: Inputs, weights: ops.Prepared, k: int) -> Tensor:
+def dense_batch_topk(operands: Inputs, weights: Prepared, k: int) -> Tensor:
     acts = torch.addmm(operands.b_enc, operands.x, weights.matrix).relu_()
     values, indices = acts.flatten().topk(k * len(acts), sorted=False)
     return torch.zeros_like(acts.flatten()).scatter_(0, indices, values).view_as(acts)
@@ -43,7 +44,7 @@ BATCH_TOPK: dict[str, Contender] = {
 @pytest.mark.benchmark(group="encode_topk")
 def bench_encode_topk(contender: str, case: Case, operands: Inputs, run: Callable[..., None]) -> None:
     """The k largest activations of each token."""
-    weights = ops.prepare(operands.W_enc)
+    weights = ops.prepare_encoder(operands.W_enc)
     exact = exact_acts(operands).topk(case.k).values
 
     def error(result: SparseActs | Tensor) -> float:
@@ -57,7 +58,7 @@ def bench_encode_topk(contender: str, case: Case, operands: Inputs, run: Callabl
 @pytest.mark.benchmark(group="encode_batch_topk")
 def bench_encode_batch_topk(contender: str, case: Case, operands: Inputs, run: Callable[..., None]) -> None:
     """The k n largest activations of the batch."""
-    weights = ops.prepare(operands.W_enc)
+    weights = ops.prepare_encoder(operands.W_enc)
     exact = exact_acts(operands).flatten().topk(case.k * case.n).values
 
     def error(result: SparseActs | Tensor) -> float:

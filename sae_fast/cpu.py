@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sae_fast.prepared import Prepared
 from sae_fast.sparse import FeatureMajor, SparseActs, row_pointer
 
 CHUNK_BYTES = 32 << 20
 """Largest buffer of pre-activations (or reconstructions): enough rows for the matrix product to be efficient."""
 
 
-def encode_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> SparseActs:
+def encode_topk(x: Tensor, W_enc: Prepared, b_enc: Tensor, k: int) -> SparseActs:
     """See `sae_fast.reference.encode_topk`."""
     n, d_sae = x.shape[0], W_enc.shape[1]
     indices = torch.empty(n, k, dtype=torch.int32, device=x.device)
-    values = torch.empty(n, k, dtype=W_enc.dtype, device=x.device)
+    values = torch.empty(n, k, dtype=W_enc.wide, device=x.device)
     for start, h in _pre_act_chunks(x, W_enc, b_enc):
         stop = start + len(h)
         chosen = _topk_indices(h.relu_(), k)
@@ -38,10 +39,10 @@ def encode_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> SparseActs:
 
 
 def encode_threshold(
-    x: Tensor, W_enc: Tensor, bias: Tensor, threshold: Tensor, gain: Tensor | None = None, offset: Tensor | None = None
+    x: Tensor, W_enc: Prepared, bias: Tensor, threshold: Tensor, gain: Tensor | None = None, offset: Tensor | None = None
 ) -> SparseActs:
     """See `sae_fast.reference.encode_threshold`."""
-    wide = W_enc.dtype
+    wide = W_enc.wide
     threshold = threshold.to(wide)
     lengths, features, values = [], [], []
     for _, h in _pre_act_chunks(x, W_enc, bias):
@@ -57,7 +58,7 @@ def encode_threshold(
     return _from_parts(lengths, features, values, x, W_enc)
 
 
-def encode_batch_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: float) -> SparseActs:
+def encode_batch_topk(x: Tensor, W_enc: Prepared, b_enc: Tensor, k: float) -> SparseActs:
     """See `sae_fast.reference.encode_batch_topk`.
 
     Keeps the best floor(k * n) entries seen so far and raises the level that a new entry must reach as it goes.
@@ -65,7 +66,7 @@ def encode_batch_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: float) -> Spar
     n, d_sae = x.shape[0], W_enc.shape[1]
     wanted = int(k * n)
     places = torch.empty(0, dtype=torch.int64, device=x.device)
-    values = torch.empty(0, dtype=W_enc.dtype, device=x.device)
+    values = torch.empty(0, dtype=W_enc.wide, device=x.device)
     level = 0.0
     for start, h in _pre_act_chunks(x, W_enc, b_enc):
         # A later entry equal to the lowest one kept loses the tie, so strictly greater is enough.
@@ -80,16 +81,16 @@ def encode_batch_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: float) -> Spar
     return SparseActs(row_pointer(lengths), (places % d_sae).to(torch.int32), values, (n, d_sae))
 
 
-def decode(acts: SparseActs, W_dec: Tensor, b_dec: Tensor) -> Tensor:
+def decode(acts: SparseActs, W_dec: Prepared, b_dec: Tensor) -> Tensor:
     """See `sae_fast.reference.decode`."""
     x_hat = _weighted_rows(acts, W_dec)
     return x_hat.add_(b_dec.to(x_hat.dtype))
 
 
-def decode_error(acts: SparseActs, W_dec: Tensor, b_dec: Tensor, x: Tensor) -> Tensor:
+def decode_error(acts: SparseActs, W_dec: Prepared, b_dec: Tensor, x: Tensor) -> Tensor:
     """See `sae_fast.reference.decode_error`."""
     n = acts.shape[0]
-    error = torch.empty(n, dtype=W_dec.dtype, device=W_dec.device)
+    error = torch.empty(n, dtype=W_dec.wide, device=W_dec.device)
     rows = _chunk_rows(W_dec)
     for start in range(0, n, rows):
         stop = min(n, start + rows)
@@ -109,19 +110,20 @@ def transpose(acts: SparseActs) -> FeatureMajor:
     return FeatureMajor(row_pointer(lengths), acts.row_indices()[order], acts.values[order], acts.shape)
 
 
-def _chunk_rows(W: Tensor) -> int:
-    return max(1, CHUNK_BYTES // (W.shape[1] * W.element_size()))
+def _chunk_rows(W: Prepared) -> int:
+    return max(1, CHUNK_BYTES // (W.shape[1] * W.wide.itemsize))
 
 
-def _pre_act_chunks(x: Tensor, W_enc: Tensor, bias: Tensor) -> Iterator[tuple[int, Tensor]]:
+def _pre_act_chunks(x: Tensor, W_enc: Prepared, bias: Tensor) -> Iterator[tuple[int, Tensor]]:
     """(first row, x[rows] @ W_enc + bias), each in the same buffer: use it before asking for the next."""
     n = x.shape[0]
-    bias = bias.to(W_enc.dtype)
+    bias = bias.to(W_enc.wide)
     rows = _chunk_rows(W_enc)
-    buffer = torch.empty(min(n, rows), W_enc.shape[1], dtype=W_enc.dtype, device=x.device)
+    matrix = W_enc.matrix.to(W_enc.wide)
+    buffer = torch.empty(min(n, rows), W_enc.shape[1], dtype=W_enc.wide, device=x.device)
     for start in range(0, n, rows):
         stop = min(n, start + rows)
-        yield start, torch.addmm(bias, x[start:stop].to(W_enc.dtype), W_enc, out=buffer[: stop - start])
+        yield start, torch.addmm(bias, x[start:stop].to(W_enc.wide), matrix, out=buffer[: stop - start])
 
 
 def _topk_indices(acts: Tensor, k: int) -> Tensor:
@@ -159,24 +161,24 @@ def _largest(values: Tensor, count: int) -> Tensor:
     return (greater | (equal & (equal.cumsum(0) <= count - greater.sum()))).nonzero()[:, 0]
 
 
-def _from_parts(lengths: list[Tensor], features: list[Tensor], values: list[Tensor], x: Tensor, W_enc: Tensor) -> SparseActs:
+def _from_parts(lengths: list[Tensor], features: list[Tensor], values: list[Tensor], x: Tensor, W_enc: Prepared) -> SparseActs:
     nothing = torch.empty(0, device=x.device)
     return SparseActs(
         crow_indices=row_pointer(torch.cat([nothing.long(), *lengths])),
         col_indices=torch.cat([nothing.int(), *features]),
-        values=torch.cat([nothing.to(W_enc.dtype), *values]),
+        values=torch.cat([nothing.to(W_enc.wide), *values]),
         shape=(x.shape[0], W_enc.shape[1]),
     )
 
 
-def _weighted_rows(acts: SparseActs, W_dec: Tensor) -> Tensor:
+def _weighted_rows(acts: SparseActs, W_dec: Prepared) -> Tensor:
     """Return acts @ W_dec by gathering the rows of the active features."""
     return F.embedding_bag(
         acts.col_indices.long(),
-        W_dec,
+        W_dec.rows.to(W_dec.wide),
         acts.crow_indices,
         mode="sum",
-        per_sample_weights=acts.values.to(W_dec.dtype),
+        per_sample_weights=acts.values.to(W_dec.wide),
         include_last_offset=True,
     )
 

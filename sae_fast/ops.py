@@ -10,12 +10,13 @@ Every operation exists under one name in `sae_fast.reference` (the specification
 
 An implementation that was asked for is used or refused (`ImplementationUnavailableError`), never replaced. Results are float32,
 or float64 where the weights are float64, whatever the weights' dtype; `x` is first rounded to the dtype of the weights. Weights
-may be given raw or as `prepare` returns them, which spares the preparation in each call. Wrong shapes raise `ShapeError`.
+may be given raw, or as `prepare_encoder` and `prepare_decoder` return them, which spares the preparation in each call. Wrong
+shapes raise `ShapeError`.
 """
 
 import logging
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import ModuleType
 from typing import Literal, get_args
 
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from sae_fast import cpu, reference
 from sae_fast.errors import ArgumentError, ImplementationUnavailableError, NonFiniteError, ShapeError
+from sae_fast.prepared import Prepared
 from sae_fast.sparse import FeatureMajor, SparseActs
 
 __all__ = [
@@ -34,7 +36,8 @@ __all__ = [
     "encode_batch_topk",
     "encode_threshold",
     "encode_topk",
-    "prepare",
+    "prepare_decoder",
+    "prepare_encoder",
     "transpose",
 ]
 
@@ -44,31 +47,14 @@ Impl = Literal["auto", "triton", "torch", "reference"]
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A weight matrix in the form in which the implementations read it. Made by `prepare`."""
-
-    matrix: Tensor
-    """Contiguous, float32 or float64."""
-    dtype: torch.dtype
-    """dtype of the weights as they were given, to which inputs are rounded."""
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape of the matrix."""
-        return self.matrix.shape
+def prepare_encoder(W_enc: Tensor | Prepared) -> Prepared:
+    """`W_enc` [d_in, d_sae] laid out once, for many calls. Not copied if it is the transpose of a contiguous [d_sae, d_in]."""
+    return W_enc if isinstance(W_enc, Prepared) else _prepared(W_enc, "encoder")
 
 
-def prepare(W: Tensor | Prepared) -> Prepared:
-    """`W` (W_enc or W_dec, floating, two dimensions) cast and laid out once, for many calls.
-
-    float32 and float64 weights that are contiguous are not copied; narrower ones are widened, which is exact.
-    """
-    if isinstance(W, Prepared):
-        return W
-    if W.ndim != 2 or not W.is_floating_point():
-        raise ShapeError("weights", expected="a floating tensor of two dimensions", got=f"{list(W.shape)} {W.dtype}")
-    return Prepared(W.to(torch.promote_types(W.dtype, torch.float32)).contiguous(), W.dtype)
+def prepare_decoder(W_dec: Tensor | Prepared) -> Prepared:
+    """`W_dec` [d_sae, d_out] laid out once, for many calls. Not copied if it is contiguous."""
+    return W_dec if isinstance(W_dec, Prepared) else _prepared(W_dec, "decoder")
 
 
 def encode_topk(
@@ -83,8 +69,8 @@ def encode_topk(
     weights, flat = _encoder_inputs(x, W_enc, {"b_enc": b_enc}, check_finite)
     if not (isinstance(k, int) and 1 <= k <= weights.shape[1]):
         raise ArgumentError("k", expected=f"an integer from 1 to d_sae = {weights.shape[1]}", got=k)
-    module = _implementation("encode_topk", impl, x, weights.matrix, b_enc)
-    return _restored(module.encode_topk(flat, weights.matrix, b_enc, k), x)
+    module = _implementation("encode_topk", impl, x, weights.rows, b_enc)
+    return _restored(module.encode_topk(flat, _for(module, weights), b_enc, k), x)
 
 
 def encode_threshold(
@@ -106,8 +92,8 @@ def encode_threshold(
     vectors = {"bias": bias, "threshold": threshold}
     vectors |= {name: vector for name, vector in (("gain", gain), ("offset", offset)) if vector is not None}
     weights, flat = _encoder_inputs(x, W_enc, vectors, check_finite)
-    module = _implementation("encode_threshold", impl, x, weights.matrix, *vectors.values())
-    return _restored(module.encode_threshold(flat, weights.matrix, bias, threshold, gain, offset), x)
+    module = _implementation("encode_threshold", impl, x, weights.rows, *vectors.values())
+    return _restored(module.encode_threshold(flat, _for(module, weights), bias, threshold, gain, offset), x)
 
 
 def encode_batch_topk(
@@ -121,8 +107,8 @@ def encode_batch_topk(
     weights, flat = _encoder_inputs(x, W_enc, {"b_enc": b_enc}, check_finite)
     if not 0 <= k <= weights.shape[1]:
         raise ArgumentError("k", expected=f"a number from 0 to d_sae = {weights.shape[1]}", got=k)
-    module = _implementation("encode_batch_topk", impl, x, weights.matrix, b_enc)
-    return _restored(module.encode_batch_topk(flat, weights.matrix, b_enc, k), x)
+    module = _implementation("encode_batch_topk", impl, x, weights.rows, b_enc)
+    return _restored(module.encode_batch_topk(flat, _for(module, weights), b_enc, k), x)
 
 
 def decode(acts: SparseActs, W_dec: Tensor | Prepared, b_dec: Tensor, impl: Impl = "auto") -> Tensor:
@@ -132,8 +118,8 @@ def decode(acts: SparseActs, W_dec: Tensor | Prepared, b_dec: Tensor, impl: Impl
     by `SAE.decode`, not here.
     """
     weights = _decoder_inputs(acts, W_dec, b_dec)
-    module = _implementation("decode", impl, acts.values, weights.matrix, b_dec)
-    x_hat: Tensor = module.decode(acts, weights.matrix, b_dec)
+    module = _implementation("decode", impl, acts.values, weights.rows, b_dec)
+    x_hat: Tensor = module.decode(acts, _for(module, weights), b_dec)
     return x_hat.reshape(*acts.leading, weights.shape[1])
 
 
@@ -146,8 +132,8 @@ def decode_error(acts: SparseActs, W_dec: Tensor | Prepared, b_dec: Tensor, x: T
     expected = (*acts.leading, weights.shape[1])
     if tuple(x.shape) != expected:
         raise ShapeError("x", expected=list(expected), got=list(x.shape))
-    module = _implementation("decode_error", impl, acts.values, weights.matrix, b_dec, x)
-    error: Tensor = module.decode_error(acts, weights.matrix, b_dec, x.reshape(acts.shape[0], weights.shape[1]))
+    module = _implementation("decode_error", impl, acts.values, weights.rows, b_dec, x)
+    error: Tensor = module.decode_error(acts, _for(module, weights), b_dec, x.reshape(acts.shape[0], weights.shape[1]))
     return error.reshape(acts.leading)
 
 
@@ -161,7 +147,7 @@ def _encoder_inputs(
     x: Tensor, W_enc: Tensor | Prepared, vectors: dict[str, Tensor], check_finite: bool
 ) -> tuple[Prepared, Tensor]:
     """The prepared weights, and `x` as [n, d_in] rounded to their dtype."""
-    weights = prepare(W_enc)
+    weights = prepare_encoder(W_enc)
     d_in, d_sae = weights.shape
     if x.ndim < 1 or x.shape[-1] != d_in or not x.is_floating_point():
         raise ShapeError("x", expected=f"a floating tensor [..., {d_in}]", got=f"{list(x.shape)} {x.dtype}")
@@ -171,16 +157,28 @@ def _encoder_inputs(
     flat = x.reshape(math.prod(x.shape[:-1]), d_in)
     if check_finite:
         _require_finite(flat)
-    return weights, flat.to(weights.dtype).to(weights.matrix.dtype)
+    return weights, flat.to(weights.input_dtype).to(weights.rows.dtype)
 
 
 def _decoder_inputs(acts: SparseActs, W_dec: Tensor | Prepared, b_dec: Tensor) -> Prepared:
-    weights = prepare(W_dec)
+    weights = prepare_decoder(W_dec)
     if weights.shape[0] != acts.shape[1]:
         raise ShapeError("W_dec", expected=f"[{acts.shape[1]}, d_out], d_sae of the activations", got=list(weights.shape))
     if tuple(b_dec.shape) != (weights.shape[1],):
         raise ShapeError("b_dec", expected=[weights.shape[1]], got=list(b_dec.shape))
     return weights
+
+
+def _for(module: ModuleType, weights: Prepared) -> Prepared | Tensor:
+    """The reference takes the matrix as published, the others take it as prepared."""
+    return weights.matrix if module is reference else weights
+
+
+def _prepared(W: Tensor, side: Literal["encoder", "decoder"]) -> Prepared:
+    if W.ndim != 2 or not W.is_floating_point():
+        raise ShapeError("weights", expected="a floating tensor of two dimensions", got=f"{list(W.shape)} {W.dtype}")
+    rows = W.T if side == "encoder" else W
+    return Prepared(rows.contiguous(), side, W.dtype)
 
 
 def _require_finite(x: Tensor) -> None:

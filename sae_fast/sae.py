@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sae_fast import ops
 from sae_fast.errors import ArgumentError, ShapeError
+from sae_fast.prepared import Prepared
 from sae_fast.sparse import SparseActs
 
 Architecture = Literal["standard", "gated", "topk", "jumprelu", "batchtopk"]
@@ -90,7 +91,7 @@ class SAEConfig:
 class _Encoder:
     """What `ops` needs to encode, derived once from the published weights."""
 
-    weights: ops.Prepared
+    weights: Prepared
     bias: Tensor
     threshold: Tensor | None = None
     gain: Tensor | None = None
@@ -206,7 +207,7 @@ class SAE:
         else:
             if acts.shape[-1] != self.cfg.d_sae:
                 raise ShapeError("acts", expected=f"[..., {self.cfg.d_sae}]", got=list(acts.shape))
-            x_hat = acts.to(weights.matrix.dtype) @ weights.matrix + self.b_dec
+            x_hat = acts.to(weights.wide) @ weights.matrix.to(weights.wide) + self.b_dec
         return self._denormalised(x_hat, mean, scale)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -288,10 +289,10 @@ class SAE:
         return torch.where(norms > 0, norms, 1)
 
     @cached_property
-    def _decoder(self) -> ops.Prepared:
+    def _decoder(self) -> Prepared:
         if not self.cfg.rescale_acts_by_decoder_norm:
-            return ops.prepare(self.W_dec)
-        return ops.prepare(self.W_dec.to(self.b_dec.dtype) / self._decoder_norms()[:, None])
+            return ops.prepare_decoder(self.W_dec)
+        return ops.prepare_decoder(self.W_dec.to(self.b_dec.dtype) / self._decoder_norms()[:, None])
 
     @cached_property
     def _encoder(self) -> _Encoder:
@@ -302,15 +303,15 @@ class SAE:
             bias = (bias.double() - _product(self.b_dec, self.W_enc)).to(bias.dtype)
         if self.cfg.rescale_acts_by_decoder_norm:
             norms = self._decoder_norms()
-            scaled = ops.Prepared(self.W_enc.to(norms.dtype) * norms, self.dtype)
+            scaled = replace(ops.prepare_encoder(self.W_enc.to(norms.dtype) * norms), input_dtype=self.dtype)
             return _Encoder(scaled, bias * norms)
-        weights = ops.prepare(self.W_enc)
+        weights = ops.prepare_encoder(self.W_enc)
         if self.cfg.architecture == "gated":
             return self._gated_encoder(weights, bias)
         threshold = zeros if self.threshold is None else self.threshold.clamp(min=0)
         return _Encoder(weights, bias, threshold)
 
-    def _gated_encoder(self, weights: ops.Prepared, bias: Tensor) -> _Encoder:
+    def _gated_encoder(self, weights: Prepared, bias: Tensor) -> _Encoder:
         """Gate and magnitude share one product, so that both conditions become one threshold on it."""
         assert self.b_gate is not None
         assert self.b_mag is not None

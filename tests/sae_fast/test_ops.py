@@ -194,20 +194,22 @@ def test_leading_dimensions_are_restored(impl: ops.Impl) -> None:
 def test_prepared_weights_give_the_same_result(case: Case) -> None:
     """Prepare is exact, and preparing twice changes nothing."""
     operands = case.inputs()
-    W_enc, W_dec = ops.prepare(operands.W_enc), ops.prepare(operands.W_dec)
+    W_enc, W_dec = ops.prepare_encoder(operands.W_enc), ops.prepare_decoder(operands.W_dec)
 
     acts = ops.encode_topk(operands.x, W_enc, operands.b_enc, case.k)
 
     assert_same_acts(acts, ops.encode_topk(operands.x, operands.W_enc, operands.b_enc, case.k))
     assert torch.equal(ops.decode(acts, W_dec, operands.b_dec), ops.decode(acts, operands.W_dec, operands.b_dec))
-    assert ops.prepare(W_enc) is W_enc
+    assert ops.prepare_encoder(W_enc) is W_enc
 
 
-def test_prepare_does_not_copy_float32() -> None:
-    """Contiguous float32 weights are used where they are."""
-    W_enc = torch.ones(3, 4)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_preparing_copies_nothing_that_lies_by_feature(dtype: torch.dtype) -> None:
+    """A contiguous decoder, and an encoder that is the transpose of contiguous rows, are used where they are."""
+    rows = torch.ones(4, 3, dtype=dtype)
 
-    assert ops.prepare(W_enc).matrix is W_enc
+    assert ops.prepare_decoder(rows).rows.data_ptr() == rows.data_ptr()
+    assert ops.prepare_encoder(rows.T).rows.data_ptr() == rows.data_ptr()
 
 
 def test_float32_weights_keep_all_bits_of_a_wider_product() -> None:

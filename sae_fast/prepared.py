@@ -1,0 +1,59 @@
+"""`Prepared`: a weight matrix in the one form that every implementation reads, one contiguous row to a feature."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """W_enc or W_dec, laid out once for many calls. Made by `sae_fast.ops.prepare_encoder` and `prepare_decoder`.
+
+    What is derived from the rows is computed when an implementation first needs it, and kept.
+    """
+
+    rows: Tensor
+    """[d_sae, d], contiguous: `W_enc.T` or `W_dec`. In the dtype of the weights as given, never widened."""
+    side: Literal["encoder", "decoder"]
+    """Whose weights these are."""
+    input_dtype: torch.dtype
+    """What inputs are rounded to before they are multiplied; the dtype of the weights as published."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d_in, d_sae) of an encoder, (d_sae, d_out) of a decoder."""
+        d_sae, d = self.rows.shape
+        return (d, d_sae) if self.side == "encoder" else (d_sae, d)
+
+    @property
+    def d_sae(self) -> int:
+        """Number of features."""
+        return self.rows.shape[0]
+
+    @property
+    def matrix(self) -> Tensor:
+        """The weights in their published orientation: a view, [d_in, d_sae] or [d_sae, d_out]."""
+        return self.rows.T if self.side == "encoder" else self.rows
+
+    @property
+    def wide(self) -> torch.dtype:
+        """Dtype of products, sums and results: float32, or float64 beside float64 weights."""
+        return torch.promote_types(self.rows.dtype, torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.rows.device
+
+    @cached_property
+    def screen(self) -> Tensor:
+        """The rows in bfloat16, [d_sae, d], for screening float32 weights on matrix units; the rows themselves if they are."""
+        return self.rows.to(torch.bfloat16)
+
+    @cached_property
+    def norms(self) -> Tensor:
+        """Euclidean norm of each row, float32 [d_sae]."""
+        return torch.linalg.vector_norm(self.rows, dim=1, dtype=torch.promote_types(self.rows.dtype, torch.float32)).float()
