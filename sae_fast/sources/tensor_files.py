@@ -1,0 +1,153 @@
+"""The tensors of one file, by key: shapes and dtypes from the header, values when asked for. Nothing in a file can run code."""
+
+import pickle
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sae_fast.errors import FormatError
+
+SAFETENSORS_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+"""dtype names of safetensors headers that are read."""
+
+ENDINGS = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt")
+"""Endings of tensor files."""
+
+
+class TensorFile(ABC):
+    """The tensors of one file by key."""
+
+    place: str
+    """The file as messages call it."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Shape of each tensor."""
+    dtypes: Mapping[str, torch.dtype]
+    """dtype of each tensor."""
+    values: Mapping[str, Any]
+    """What a pickle holds beside its tensors (numbers, texts), by dotted key; empty for other files."""
+
+    @abstractmethod
+    def read(self, key: str) -> Tensor:
+        """One tensor; memory-mapped where the file allows it, so do not write into it."""
+
+    def read_along(self, key: str, axis: int, indices: Tensor) -> Tensor:
+        """`read(key).index_select(axis, indices)`, reading no more than the file makes necessary."""
+        return self.read(key).index_select(axis, indices)
+
+
+def open_tensor_file(file: Path, place: str) -> TensorFile:
+    """Open a file by its ending. Raises `FormatError` where the content is something else."""
+    if file.suffix == ".safetensors":
+        return SafetensorsFile(file, place)
+    if file.suffix == ".npz":
+        return NpzFile(file, place)
+    if file.suffix in ENDINGS:
+        return TorchFile(file, place)
+    raise FormatError(place, expected=f"a file that ends in {', '.join(ENDINGS)}", got=file.suffix or "no ending")
+
+
+class SafetensorsFile(TensorFile):
+    """A safetensors file, memory-mapped."""
+
+    def __init__(self, file: Path, place: str) -> None:
+        self.place, self.values = place, {}
+        try:
+            # Stays open for as long as this object: tensors are read later.
+            self._opened = safe_open(file, framework="pt")
+            slices = {key: self._opened.get_slice(key) for key in self._opened.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise FormatError(f"{place}: not a safetensors file ({error})") from error
+        self.shapes = {key: tuple(part.get_shape()) for key, part in slices.items()}
+        names = {key: part.get_dtype() for key, part in slices.items()}
+        for key, name in names.items():
+            if name not in SAFETENSORS_DTYPES:
+                raise FormatError(f"{place}: dtype of {key}", expected=f"one of {', '.join(SAFETENSORS_DTYPES)}", got=name)
+        self.dtypes = {key: SAFETENSORS_DTYPES[name] for key, name in names.items()}
+
+    def read(self, key: str) -> Tensor:
+        """See `TensorFile`."""
+        return self._opened.get_tensor(key)
+
+
+class NpzFile(TensorFile):
+    """NumPy's archive of arrays; object arrays, which are pickles, are refused."""
+
+    def __init__(self, file: Path, place: str) -> None:
+        self.place, self.values, self._file = place, {}, file
+        shapes, dtypes = {}, {}
+        try:
+            with zipfile.ZipFile(file) as archive:
+                for member in archive.infolist():
+                    key = member.filename.removesuffix(".npy")
+                    with archive.open(member) as opened:
+                        shape, dtype = _npy_header(opened)  # type: ignore[arg-type]
+                    n_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
+                    if dtype.hasobject or not 0 <= member.file_size - n_bytes <= 1 << 16:
+                        raise ValueError(f"{key}: {dtype} {list(shape)} does not fit its {member.file_size} bytes")
+                    shapes[key], dtypes[key] = shape, torch.from_numpy(np.empty(0, dtype)).dtype
+        except (ValueError, TypeError, OSError, zipfile.BadZipFile, NotImplementedError, SyntaxError, EOFError) as error:
+            raise FormatError(f"{place}: not an npz file ({error})") from error
+        self.shapes, self.dtypes = shapes, dtypes
+
+    def read(self, key: str) -> Tensor:
+        """See `TensorFile`."""
+        try:
+            with np.load(self._file, allow_pickle=False) as arrays:
+                return torch.from_numpy(arrays[key])
+        except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+            raise FormatError(f"{self.place}: {key} cannot be read ({error})") from error
+
+
+class TorchFile(TensorFile):
+    """What `torch.save` wrote, read with `weights_only`: nested dictionaries of tensors and plain values, keys joined by dots."""
+
+    def __init__(self, file: Path, place: str) -> None:
+        self.place = place
+        flat = dict(_flattened(_unpickled(file, place)))
+        self._tensors = {key: value.detach() for key, value in flat.items() if isinstance(value, Tensor)}
+        self.values = {key: value for key, value in flat.items() if not isinstance(value, Tensor)}
+        self.shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
+        self.dtypes = {key: tensor.dtype for key, tensor in self._tensors.items()}
+
+    def read(self, key: str) -> Tensor:
+        """See `TensorFile`."""
+        return self._tensors[key]
+
+
+def _npy_header(opened: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    read = np.lib.format.read_array_header_1_0
+    if np.lib.format.read_magic(opened) != (1, 0):
+        read = np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(opened)
+    return tuple(shape), dtype
+
+
+def _unpickled(file: Path, place: str) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise FormatError(
+            f"{place}: holds more than tensors and plain values ({reason})", advice="Files that would run code are not read"
+        ) from error
+    except Exception as error:  # torch raises whatever its parsers meet in a damaged file
+        raise FormatError(f"{place}: not a file of torch.save, or damaged ({type(error).__name__}: {error})") from error
+
+
+def _flattened(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        return [(prefix, value)]
+    pairs = []
+    for key, inner in value.items():
+        pairs += _flattened(inner, f"{prefix}.{key}" if prefix else str(key))
+    return pairs
