@@ -1,6 +1,6 @@
 """Where the files of an SAE lie: folders, and the tensor files in them, read no further than asked.
 
-`open_source` turns what a user names into a `Source`; `sae_fast.formats` reads it without knowing whether it is on this machine.
+`open_source` turns what a user names into a `Source`; `sae_fast.formats` reads it without knowing on which machine it lies.
 """
 
 from sae_fast.sources.folder import Folder, LocalFolder, Source

@@ -109,7 +109,7 @@ class NpzFile(TensorFile):
 
 
 class TorchFile(TensorFile):
-    """What `torch.save` wrote, read with `weights_only`: nested dictionaries of tensors and plain values, keys joined by dots."""
+    """What `torch.save` wrote, read with `weights_only`: nested dictionaries of tensors and values, keys joined by dots."""
 
     def __init__(self, file: Path, place: str) -> None:
         self.place = place
