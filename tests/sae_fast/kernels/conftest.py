@@ -1,0 +1,44 @@
+"""Harness of the kernel tests. Three kinds of file lie here:
+
+* `test_*.py` compiles kernels ahead of time (`compile_ahead.py`), and runs those marked `gpu` where there is one;
+* `interpreted_*.py` runs kernels in Triton's interpreter, on CPU tensors. `test_interpreter.py` gives each such file a process
+  of its own, since Triton decides at import; by hand: `TRITON_INTERPRET=1 python -m pytest tests/sae_fast/kernels/interpreted_x.py`;
+* `pytest.ini` makes the folder run without the rest of the tests: torch, triton and pytest are enough.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without the interpreter its tests are skipped; without a card, or with the interpreter, those that need one."""
+    interpreting = os.environ.get("TRITON_INTERPRET") == "1"
+    for item in items:
+        if HERE not in item.path.parents:
+            continue
+        if item.path.name.startswith("interpreted_") and not interpreting:
+            item.add_marker(pytest.mark.skip(reason="needs TRITON_INTERPRET=1, set before Python starts"))
+        if item.get_closest_marker("gpu") and (interpreting or not _has_cuda()):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the kernels compiled in this session need."""
+    from compile_ahead import REPORTS
+
+    if REPORTS:
+        terminalreporter.section("kernels compiled ahead of time")
+    for report in REPORTS:
+        terminalreporter.write_line(str(report))
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
