@@ -22,7 +22,7 @@ _SHARED_WITH_TOKENIZER = (
 def load(
     source: str | Path, device: str | torch.device, dtype: str | torch.dtype | None, arguments: dict[str, Any]
 ) -> tuple[Any, Any]:
-    """The model, in evaluation mode on its device, and the tokenizer; see `sae_fast.lm.load`."""
+    """The model, in evaluation mode on its device with frozen weights, and the tokenizer; see `sae_fast.lm.load`."""
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
@@ -44,7 +44,7 @@ def load(
     check_finite(model, place)
     if "device_map" not in arguments:
         model = model.to(device)
-    return model.eval(), tokenizer
+    return model.eval().requires_grad_(False), tokenizer
 
 
 def check_finite(model: nn.Module, place: str) -> None:

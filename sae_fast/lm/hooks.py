@@ -63,6 +63,17 @@ def is_centred(norm: nn.Module) -> bool:
     return isinstance(norm, nn.LayerNorm)
 
 
+def checked(name: str, new: Any, activation: Tensor) -> Tensor:
+    """What an edit returned, in the activation's dtype and on its device; `ShapeError` where it is not of its shape."""
+    if new is activation:
+        return activation
+    if not isinstance(new, Tensor) or new.shape != activation.shape:
+        expected = f"a tensor of shape {tuple(activation.shape)}"
+        got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+        raise ShapeError(f"what the edit at {name!r} returns", expected=expected, got="None" if new is None else got)
+    return new.to(activation)
+
+
 def _epsilon(norm: nn.Module) -> float:
     for attribute in ("eps", "variance_epsilon"):
         if isinstance(value := getattr(norm, attribute, None), float):
@@ -85,12 +96,7 @@ def _register(module: nn.Module, point: HookPoint, name: str, visit: Visitor, no
 
 def _visit_checked(visit: Visitor, name: str, activation: Tensor) -> Tensor | None:
     new = visit(name, activation)
-    if new is None or new is activation:
-        return new
-    if not isinstance(new, Tensor) or new.shape != activation.shape:
-        got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-        raise ShapeError(f"what the edit at {name!r} returns", expected=f"a tensor of shape {tuple(activation.shape)}", got=got)
-    return new.to(activation)
+    return None if new is None else checked(name, new, activation)
 
 
 def _on_input(name: str, visit: Callable[[Tensor], Tensor | None], _: nn.Module, args: tuple, kwargs: dict) -> Any:

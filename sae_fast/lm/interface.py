@@ -55,9 +55,18 @@ class LanguageModel(ABC):
 
     @abstractmethod
     def activations(
-        self, token_ids: Tensor, hook_names: Sequence[str], attention_mask: Tensor | None = None
+        self,
+        token_ids: Tensor,
+        hook_names: Sequence[str],
+        attention_mask: Tensor | None = None,
+        edits: Mapping[str, Edit] | None = None,
+        *,
+        grad: bool = False,
     ) -> dict[str, Tensor]:
         """Activations `[batch, pos, d]` at each hook, in the model's dtype, from one pass that stops after the last hook.
+
+        With `edits`, those of the edited pass: a hook that is both edited and asked for gives the replacement. See `logits` for
+        `edits` and `grad`.
 
         Raises:
             HookNotFoundError: the model has no such hook, or the pass does not reach it.
@@ -66,11 +75,18 @@ class LanguageModel(ABC):
 
     @abstractmethod
     def logits(
-        self, token_ids: Tensor, attention_mask: Tensor | None = None, edits: Mapping[str, Edit] | None = None
+        self,
+        token_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        edits: Mapping[str, Edit] | None = None,
+        *,
+        grad: bool = False,
     ) -> Tensor:
         """Logits `[batch, pos, d_vocab]` in the model's dtype, with activations replaced by what `edits` return.
 
-        An edit that returns its argument gives bitwise the logits of the unedited model.
+        An edit that returns its argument gives bitwise the logits of the unedited model. With `grad`, autograd records the
+        pass from the tensors that need a gradient: those that edits return, and weights that were not frozen (`load` freezes
+        all). An edit that returns `activation.detach().requires_grad_()` makes a leaf of the activation.
 
         Raises:
             HookNotFoundError: the model has no such hook, or the pass does not reach it.

@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -75,41 +75,54 @@ class TransformersLM(LanguageModel):
         return self._widths[hook_name]
 
     def activations(
-        self, token_ids: Tensor, hook_names: Sequence[str], attention_mask: Tensor | None = None
+        self,
+        token_ids: Tensor,
+        hook_names: Sequence[str],
+        attention_mask: Tensor | None = None,
+        edits: Mapping[str, Edit] | None = None,
+        *,
+        grad: bool = False,
     ) -> dict[str, Tensor]:
         """See `LanguageModel`."""
-        points = {name: self._point(name) for name in hook_names}
+        edits = edits or {}
+        wanted = dict.fromkeys(hook_names)
         found: dict[str, Tensor] = {}
 
-        def keep(name: str, activation: Tensor) -> None:
-            found[name] = activation
-            if len(found) == len(points):
-                raise _AllFoundError
+        def visit(name: str, activation: Tensor) -> Tensor | None:
+            new = self._edited(name, activation, edits[name]) if name in edits else None
+            if name in wanted:
+                found[name] = activation if new is None else new
+                if len(found) == len(wanted):
+                    raise _AllFoundError
+            return new
 
-        if points:
-            with hooks.visiting(self.model, points, keep, self._norm_offset), suppress(_AllFoundError):
-                self._forward(token_ids, attention_mask)
-            self._require_reached(points, found)
-        return {name: found[name] for name in points}
+        if wanted:
+            # Edits first, so that what is kept at another name of an edited place is the replacement.
+            points = {name: self._point(name) for name in (*edits, *wanted)}
+            with hooks.visiting(self.model, points, visit, self._norm_offset), suppress(_AllFoundError):
+                self._forward(token_ids, attention_mask, grad)
+            self._require_reached(wanted, found)
+        return {name: found[name] for name in hook_names}
 
     def logits(
-        self, token_ids: Tensor, attention_mask: Tensor | None = None, edits: Mapping[str, Edit] | None = None
+        self,
+        token_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        edits: Mapping[str, Edit] | None = None,
+        *,
+        grad: bool = False,
     ) -> Tensor:
         """See `LanguageModel`. Edits at different names for one place are applied in the order in which they are given."""
         edits = edits or {}
         points = {name: self._point(name) for name in edits}
         reached: set[str] = set()
 
-        def replace(name: str, activation: Tensor) -> Tensor:
+        def visit(name: str, activation: Tensor) -> Tensor:
             reached.add(name)
-            # What a module reads, another may read too: an edit that writes into its argument must not reach both.
-            new = edits[name](activation.clone() if points[name].kind == "input" else activation)
-            if new is None:
-                raise ShapeError(f"what the edit at {name!r} returns", expected="a tensor", got="None")
-            return new
+            return self._edited(name, activation, edits[name])
 
-        with hooks.visiting(self.model, points, replace, self._norm_offset):
-            logits = self._forward(token_ids, attention_mask).logits
+        with hooks.visiting(self.model, points, visit, self._norm_offset):
+            logits = self._forward(token_ids, attention_mask, grad).logits
         self._require_reached(points, reached)
         return logits
 
@@ -125,14 +138,19 @@ class TransformersLM(LanguageModel):
             centred=norm is not None and hooks.is_centred(norm),
         )
 
-    @torch.no_grad()
-    def _forward(self, token_ids: Tensor, attention_mask: Tensor | None) -> Any:
-        # Not inference_mode: activations that leave it could not be used to train an SAE.
+    def _edited(self, name: str, activation: Tensor, edit: Edit) -> Tensor:
+        # What a module reads, another may read too: an edit that writes into its argument must not reach both.
+        shared = self._point(name).kind in ("input", "stream")
+        return hooks.checked(name, edit(activation.clone() if shared else activation), activation)
+
+    def _forward(self, token_ids: Tensor, attention_mask: Tensor | None, grad: bool) -> Any:
         token_ids, mask = self._checked(token_ids, attention_mask)
         arguments = {"input_ids": token_ids, "attention_mask": mask, "use_cache": False}
         if self._takes_positions:
             arguments["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-        return self.model(**arguments)
+        # Not inference_mode: activations that leave it could not be used to train an SAE.
+        with torch.set_grad_enabled(grad):
+            return self.model(**arguments)
 
     def _checked(self, token_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         if token_ids.ndim != 2 or token_ids.dtype not in (torch.int64, torch.int32) or 0 in token_ids.shape:
@@ -172,7 +190,7 @@ class TransformersLM(LanguageModel):
             advice=f"Nearest: {', '.join(nearest)}; a module path with .input or .output will do too, see lm.hook_names()",
         )
 
-    def _require_reached(self, points: Mapping[str, HookPoint], reached: Any) -> None:
-        for name, point in points.items():
+    def _require_reached(self, hook_names: Iterable[str], reached: Container[str]) -> None:
+        for name in hook_names:
             if name not in reached:
-                raise HookNotFoundError(f"hook {name!r}: the module {point.module} does not run in a forward pass")
+                raise HookNotFoundError(f"hook {name!r}: the module {self._point(name).module} does not run in a forward pass")

@@ -151,7 +151,7 @@ def test_edits_hold_under_left_padding(lm: TransformersLM, token_ids: Tensor) ->
     ("edit", "message"),
     [
         (lambda a: a[0], r"expected a tensor of shape \(3, 11, 32\), got \(11, 32\)"),
-        (lambda a: None, "expected a tensor, got None"),
+        (lambda a: None, r"expected a tensor of shape \(3, 11, 32\), got None"),
         (lambda a: 3, "got int"),
     ],
 )
