@@ -1,33 +1,44 @@
 """Published SAE formats: `load` finds out which one it has by content, `save` writes one.
 
-One file per format, each with `find`, `read_header`, `load` and `save`.
+One file per format, each with `describe` (what an SAE is, from headers and configuration alone) and some with `save`.
+`_assemble` turns a description into an `SAE`; all checks of keys, shapes, dtypes and values are there.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from sae_fast.config import SAEConfig, tensor_shapes
 from sae_fast.errors import ArgumentError, FormatError
 from sae_fast.formats import gemma_scope, saelens
-from sae_fast.formats._files import local_path
-from sae_fast.sae import SAE, VECTORS_OF, SAEConfig
+from sae_fast.formats._assemble import assemble, check, dtype_of, features_of
+from sae_fast.formats._description import Description, Given
+from sae_fast.sae import SAE
+from sae_fast.sources import Source, open_source
 
-__all__ = ["SourceInfo", "info", "load", "save"]
+__all__ = ["READABLE", "WRITABLE", "SourceInfo", "info", "load", "save"]
 
 _FORMATS: dict[str, ModuleType] = {"saelens": saelens, "gemma_scope": gemma_scope}
+
+READABLE = tuple(_FORMATS)
+"""Names of the formats that `load` recognises."""
+WRITABLE = tuple(name for name, module in _FORMATS.items() if hasattr(module, "save"))
+"""Names of the formats that `save` writes."""
 
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What is known of an SAE on disk without reading its weights."""
+    """What is known of an SAE without reading its weights."""
 
-    path: Path
-    """The folder or file that holds it."""
+    path: str
+    """What was named."""
     format: str
-    """`saelens` or `gemma_scope`."""
+    """One of `READABLE`."""
     cfg: SAEConfig
     """Its configuration."""
     dtype: torch.dtype
@@ -36,15 +47,15 @@ class SourceInfo:
     @property
     def n_parameters(self) -> int:
         """Number of weights, biases and thresholds."""
-        cfg = self.cfg
-        return cfg.d_sae * (cfg.d_in + cfg.d_out + len(VECTORS_OF[cfg.architecture])) + cfg.d_out
+        return sum(torch.Size(shape).numel() for shape in tensor_shapes(self.cfg).values())
 
     @property
     def memory_bytes(self) -> int:
         """Memory of the loaded SAE in its own dtype; vectors are held in float32 or wider."""
-        cfg = self.cfg
-        matrices = cfg.d_sae * (cfg.d_in + cfg.d_out)
-        return matrices * self.dtype.itemsize + (self.n_parameters - matrices) * max(4, self.dtype.itemsize)
+        return sum(
+            torch.Size(shape).numel() * (self.dtype.itemsize if len(shape) > 1 else max(4, self.dtype.itemsize))
+            for shape in tensor_shapes(self.cfg).values()
+        )
 
 
 def load(
@@ -53,24 +64,39 @@ def load(
     dtype: torch.dtype | str | None = None,
     fold_decoder_norm: bool = False,
     *,
+    features: Sequence[int] | Tensor | None = None,
+    encoder_only: bool = False,
     hook_name: str | None = None,
     model_name: str | None = None,
     norm_scaling_factor: float | None = None,
 ) -> SAE:
-    """Read an SAE from a local folder or file of any known format.
+    """Read an SAE of any known format.
 
-    `dtype` (a torch dtype or its name) is that of the weights, by default as stored. `fold_decoder_norm` gives decoder rows
-    norm one (`SAE.fold_decoder_norm`); by default the SAE is as published. `hook_name` and `model_name` replace what the files
-    say, for formats that do not say it. `norm_scaling_factor` is the factor by which training scaled its inputs, for SAELens
-    folders that need it and do not hold it.
+    Args:
+        source: a local folder or file.
+        device: where its tensors go.
+        dtype: of the weights (a torch dtype or its name); as stored if not given.
+        fold_decoder_norm: give decoder rows norm one (`SAE.fold_decoder_norm`); by default the SAE is as published.
+        features: read these features only, in this order; for architectures whose features do not compete.
+        encoder_only: leave the decoder unread.
+        hook_name: replaces what the files say, for formats that do not say it.
+        model_name: likewise.
+        norm_scaling_factor: the factor by which training scaled its inputs, for sources that need it and do not hold it.
 
-    Raises `FormatError` naming the file and what was expected, and `NonFiniteError` for NaN or infinite weights.
+    Raises:
+        FormatError: naming the file, what was expected and what was found.
+        NonFiniteError: for NaN or infinite weights.
+        ArgumentError: for an option that makes no sense for this SAE.
     """
     torch_dtype = _torch_dtype(dtype)
-    _, module, place = _detect(source)
-    sae: SAE = module.load(place, device, norm_scaling_factor)
+    opened = open_source(source)
+    _, description = _detect(opened, Given(norm_scaling_factor=norm_scaling_factor))
+    if norm_scaling_factor is not None and not description.takes_scale:
+        raise ArgumentError("norm_scaling_factor: this SAE reads activations as they are")
+    chosen = None if features is None else features_of(features, description.cfg.d_sae)
+    sae = assemble(opened, description, chosen, encoder_only, device)
     cfg = replace(sae.cfg, hook_name=hook_name or sae.cfg.hook_name, model_name=model_name or sae.cfg.model_name)
-    sae = replace(sae, cfg=cfg)
+    sae = sae.replace(cfg)
     if fold_decoder_norm:
         wider = torch.promote_types(sae.dtype, torch_dtype or sae.dtype)
         sae = sae.to(dtype=wider).fold_decoder_norm()
@@ -78,39 +104,43 @@ def load(
 
 
 def info(source: str | Path) -> SourceInfo:
-    """What the headers of an SAE on disk say. Raises `FormatError`."""
-    name, module, place = _detect(source)
-    cfg, dtype = module.read_header(place)
-    return SourceInfo(place, name, cfg, dtype)
+    """What the headers of an SAE say; keys, shapes and dtypes are checked, weights are not read. Raises `FormatError`."""
+    opened = open_source(source)
+    name, description = _detect(opened, Given(norm_scaling_factor=1.0))
+    check(opened, description)
+    return SourceInfo(opened.path, name, description.cfg, dtype_of(opened, description))
 
 
 def save(sae: SAE, folder: str | Path, format: str = "saelens") -> None:  # noqa: A002
-    """Write `sae` into `folder`, which is made if need be, as "saelens" or "gemma_scope".
+    """Write `sae` into `folder`, which is made if need be, in one of the formats `WRITABLE`.
 
     Files appear whole or not at all, and the same SAE gives the same bytes. Raises `ArgumentError` for an unknown format, or
     for an SAE that the format cannot hold.
     """
-    if format not in _FORMATS:
-        raise ArgumentError("format", expected=f"one of {', '.join(_FORMATS)}", got=repr(format))
+    if format not in WRITABLE:
+        raise ArgumentError("format", expected=f"one of {', '.join(WRITABLE)}", got=repr(format))
     target = Path(folder).expanduser()
     if target.exists() and not target.is_dir():
         raise ArgumentError(f"{target}", expected="a folder", got="a file")
     _FORMATS[format].save(sae, target)
 
 
-def _detect(source: str | Path) -> tuple[str, ModuleType, Path]:
-    """(name, module, place to read) of the format of `source`."""
-    path = local_path(source)
-    for name, module in _FORMATS.items():
-        place = module.find(path)
-        if place is not None:
-            return name, module, place
-    found = sorted(entry.name for entry in path.iterdir())[:8] if path.is_dir() else [path.name]
-    raise FormatError(
-        f"{path}: no SAE found",
-        expected=f"{saelens.CONFIG} with {saelens.WEIGHTS} (SAELens), or {gemma_scope.PARAMS} (Gemma Scope)",
-        got=", ".join(found) or "an empty folder",
-    )
+def _detect(source: Source, given: Given) -> tuple[str, Description]:
+    """(name, description) by the one format that knows the content. Raises `FormatError` where none does, or several do."""
+    found = {name: module.describe(source, given) for name, module in _FORMATS.items()}
+    known = {name: description for name, description in found.items() if description is not None}
+    if len(known) > 1:
+        raise FormatError(
+            f"{source.path}: its content fits several formats ({', '.join(known)})", advice="Name the file that is meant"
+        )
+    if not known:
+        raise FormatError(
+            f"{source.path}: no SAE found",
+            expected=f"a file or folder in one of the formats {', '.join(READABLE)}",
+            got=", ".join(list(source.names())[:8]) or "an empty folder",
+            advice="docs/formats.md says what each looks like",
+        )
+    return next(iter(known.items()))
 
 
 def _torch_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from sae_fast.config import VECTORS_OF, SAEConfig
 from sae_fast.errors import ArgumentError, FormatError
-from sae_fast.sae import VECTORS_OF, SAEConfig
 
 BATCH_ARCHITECTURES = ("batchtopk", "matryoshka_batchtopk")
 """Training architectures that SAELens saves for inference as jumprelu, with one threshold for all features."""
@@ -69,7 +68,7 @@ class ParsedConfig:
     """Trained on inputs scaled by one factor that has not been folded into the weights yet."""
 
 
-def parse(file: Path, raw: Mapping[str, Any], d_in: int, d_sae: int) -> ParsedConfig:
+def parse(file: str, raw: Mapping[str, Any], d_in: int, d_sae: int) -> ParsedConfig:
     """Read the content of `file`; `d_in` and `d_sae` are those of the weights, and must agree."""
     settings = {_RENAMED.get(key, key): value for key, value in raw.items()}
     unknown = sorted(settings.keys() - _SAE_KEYS - _METADATA_KEYS - _TRAINING_KEYS - _OLD_TRAINING_KEYS)
@@ -149,7 +148,7 @@ def _architecture(saved_as: str, settings: Mapping[str, Any], metadata: Mapping[
     return saved_as, k
 
 
-def _complete_old_layout(file: Path, settings: dict[str, Any], metadata: dict[str, Any]) -> None:
+def _complete_old_layout(file: str, settings: dict[str, Any], metadata: dict[str, Any]) -> None:
     """Give `settings` and `metadata` of a file from before SAELens 6 the keys and defaults of the current layout."""
     metadata.setdefault("prepend_bos", True)
     hook = str(metadata.get("hook_name") or "")

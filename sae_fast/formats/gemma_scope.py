@@ -9,16 +9,19 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 
+from sae_fast.config import SAEConfig
 from sae_fast.errors import ArgumentError, FormatError
-from sae_fast.formats._files import require_finite, require_tensors, write_files
-from sae_fast.sae import SAE, SAEConfig
+from sae_fast.formats._description import Description, Given, Stored
+from sae_fast.formats._files import write_files
+from sae_fast.sae import SAE
+from sae_fast.sources import Source
 
 PARAMS = "params.npz"
+TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 CONTEXT_SIZE = 1024
 """Tokens per context in Gemma Scope's training."""
 
@@ -30,32 +33,18 @@ _HOOKS = {
 _RELEASE = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)-(res|mlp|att|transcoders)")
 
 
-def find(path: Path) -> Path | None:
-    """The npz file to read, if `path` is one or a folder that holds `params.npz`."""
-    file = path / PARAMS if path.is_dir() else path
-    return file if file.suffix == ".npz" and file.is_file() else None
-
-
-def read_header(file: Path) -> tuple[SAEConfig, torch.dtype]:
-    """(configuration, dtype of the weights) without reading the weights."""
-    headers = _read_headers(file)
-    _require_params(file, headers)
-    return _config(file, headers["W_enc"][0]), torch.from_numpy(np.empty(0, headers["W_enc"][1])).dtype
-
-
-def load(file: Path, device: torch.device | str = "cpu", norm_scaling_factor: float | None = None) -> SAE:
-    """Read an SAE. Raises `FormatError` for anything unexpected and `NonFiniteError` for NaN or infinite weights."""
-    if norm_scaling_factor is not None:
-        raise ArgumentError("norm_scaling_factor: Gemma Scope SAEs read activations as they are")
-    headers = _read_headers(file)
-    _require_params(file, headers)
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            tensors = {_our_name(name): torch.from_numpy(arrays[name]).to(device) for name in arrays.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise FormatError(f"{file}: cannot be read ({error})") from error
-    require_finite(file, tensors)
-    return SAE(_config(file, headers["W_enc"][0]), **tensors)
+def describe(source: Source, given: Given) -> Description | None:
+    """An SAE of Gemma Scope, if the source is an npz archive or a folder that holds `params.npz`."""
+    name = next((name for name in source.names() if name == PARAMS or (source.file and name.endswith(".npz"))), None)
+    if name is None:
+        return None
+    file = source.folder.tensors(name)
+    keys = {_our_name(key): key for key in file.shapes}
+    shape = file.shapes.get(keys.get("W_enc", ""), ())
+    if len(shape) != 2:
+        raise FormatError(f"{file.place}: W_enc", expected="an array [d_in, d_sae]", got=list(shape) or "none")
+    cfg = _config(file.place, shape)
+    return Description(cfg, {ours: Stored(name, keys.get(ours, ours)) for ours in TENSORS})
 
 
 def save(sae: SAE, folder: Path) -> None:
@@ -82,48 +71,14 @@ def _our_name(name: str) -> str:
     return {"w_enc": "W_enc", "w_dec": "W_dec"}.get(name, name)
 
 
-def _read_headers(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of each array, by our names."""
-    headers = {}
-    try:
-        with zipfile.ZipFile(file) as archive:
-            for member in archive.namelist():
-                with archive.open(member) as opened:
-                    headers[_our_name(member.removesuffix(".npy"))] = _read_header(opened)  # type: ignore[arg-type]
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise FormatError(f"{file}: not an npz file ({error})") from error
-    return headers
-
-
-def _read_header(opened: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
-    read = np.lib.format.read_array_header_1_0
-    if np.lib.format.read_magic(opened) != (1, 0):
-        read = np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(opened)
-    return tuple(shape), dtype
-
-
-def _require_params(file: Path, headers: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> None:
-    shapes = {name: shape for name, (shape, _) in headers.items()}
-    if len(shapes.get("W_enc", ())) != 2:
-        raise FormatError(f"{file}: W_enc", expected="an array [d_in, d_sae]", got=shapes.get("W_enc", "none"))
-    d_in, d_sae = shapes["W_enc"]
-    expected: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
-    require_tensors(file, shapes, expected | {"b_enc": (d_sae,), "threshold": (d_sae,)})
-    for name, (_, dtype) in headers.items():
-        if dtype not in (np.float16, np.float32, np.float64):
-            raise FormatError(f"{file}: dtype of {name}", expected="float16, float32 or float64", got=dtype)
-
-
-def _config(file: Path, shape: tuple[int, ...]) -> SAEConfig:
+def _config(path: str, shape: tuple[int, ...]) -> SAEConfig:
     """What the path says, nearest folder first."""
-    path = file.absolute().as_posix()
     release = _RELEASE.search(path)
     size, kind, site = release.groups() if release else (None, None, None)
     if site is None:
         site = next((part for part in reversed(path.split("/")) if part in (*_HOOKS, "transcoders")), None)
     if site == "transcoders":
-        raise FormatError(f"{file}: a transcoder", expected="an SAE", advice="This version does not read transcoders")
+        raise FormatError(f"{path}: a transcoder", expected="an SAE", advice="This version does not read transcoders")
     layers = re.findall(r"layer_(\d+)", path)
     metadata: dict[str, object] = {"source_format": "gemma_scope"}
     if layers and site is None:

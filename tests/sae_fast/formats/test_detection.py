@@ -17,15 +17,6 @@ def test_the_format_is_found_by_content(tmp_path: Path) -> None:
     assert info(str(tmp_path / "saelens")).format == "gemma_scope"
 
 
-@pytest.mark.parametrize(
-    "source", ["hf://owner/repo/layer_1", "owner/repo:layer_1/width_16k", "https://example.org/sae"], ids=["hf", "colon", "web"]
-)
-def test_names_on_a_hub_are_refused_clearly(source: str) -> None:
-    """Only local files are read, and a hub name says so instead of "no such file"."""
-    with pytest.raises(FormatError, match="reads local files only"):
-        sae_fast.load(source)
-
-
 def test_a_missing_path_says_so(tmp_path: Path) -> None:
     """A path that does not exist is named."""
     with pytest.raises(FormatError, match=r"nowhere: no such file or folder"):
@@ -37,7 +28,9 @@ def test_other_content_lists_what_was_found(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="got an empty folder"):
         sae_fast.load(tmp_path)
     (tmp_path / "cfg.json").write_text("{}")
-    with pytest.raises(FormatError, match=r"no SAE found: expected cfg.json with sae_weights.safetensors .* got cfg.json"):
+    with pytest.raises(
+        FormatError, match=r"no SAE found: expected a file or folder in one of the formats saelens, .* got cfg.json"
+    ):
         sae_fast.load(tmp_path)
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(FormatError, match=r"notes.txt: no SAE found"):
@@ -47,7 +40,7 @@ def test_other_content_lists_what_was_found(tmp_path: Path) -> None:
 def test_save_checks_format_and_place(tmp_path: Path) -> None:
     """An unknown format, and a file where the folder should be, are refused."""
     sae = sae_fast.load(tiny.sae(tmp_path / "sae"))
-    with pytest.raises(ArgumentError, match="format: expected one of saelens, gemma_scope, got 'onnx'"):
+    with pytest.raises(ArgumentError, match="format: expected one of saelens, .* got 'onnx'"):
         sae.save(tmp_path / "out", "onnx")  # type: ignore[arg-type]
     (tmp_path / "file").write_text("")
     with pytest.raises(ArgumentError, match="expected a folder, got a file"):

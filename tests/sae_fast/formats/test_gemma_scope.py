@@ -140,11 +140,11 @@ def test_what_the_format_cannot_hold_is_refused(architecture: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"threshold": None}, "missing tensors threshold"),
+        ({"threshold": None}, "no tensor threshold"),
         ({"affine_skip_connection": np.zeros((6, 6))}, "unknown tensors affine_skip_connection"),
         ({"W_dec": np.zeros((6, 10), np.float32)}, r"W_dec: expected \[10, 6\], got \[6, 10\]"),
         ({"W_enc": None}, r"W_enc: expected an array \[d_in, d_sae\], got none"),
-        ({"b_dec": np.zeros(6, np.int64)}, "dtype of b_dec: expected float16, float32 or float64, got int64"),
+        ({"b_dec": np.zeros(6, np.int64)}, "dtype of b_dec: expected float64, float32, float16 or bfloat16, got int64"),
     ],
     ids=["missing", "unknown", "shape", "no-encoder", "dtype"],
 )
@@ -163,7 +163,7 @@ def test_nan_and_damage_are_refused(tmp_path: Path) -> None:
     (tmp_path / "params.npz").write_bytes(b"PK nothing")
     with pytest.raises(FormatError, match="not an npz file"):
         sae_fast.load(tmp_path)
-    with pytest.raises(FormatError, match="dtype of b_enc"):
+    with pytest.raises(FormatError, match="not an npz file .*b_enc"):
         sae_fast.load(write(tmp_path / "pickle", b_enc=np.array([{"a": 1}] * 10, dtype=object)))
 
 

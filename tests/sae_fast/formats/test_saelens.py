@@ -118,7 +118,7 @@ def test_info_reads_headers_only(tmp_path: Path) -> None:
 
     found = info(folder / "cfg.json")
 
-    assert (found.format, found.path, found.dtype) == ("saelens", folder, torch.float32)
+    assert (found.format, found.path, found.dtype) == ("saelens", (folder / "cfg.json").as_posix(), torch.float32)
     assert found.cfg.k == 4
     assert found.n_parameters == 2 * 32 * 64 + 64 + 32
     assert found.memory_bytes == 4 * found.n_parameters
@@ -237,7 +237,7 @@ def test_a_missing_scale_of_training_inputs_is_an_error(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"pixie_dust": 1, "aether": 2}, r"cfg.json: unknown keys aether, pixie_dust"),
-        ({"architecture": "temporal"}, r"cfg.json: architecture: expected one of standard.*got 'temporal'"),
+        ({"architecture": "onnx"}, r"cfg.json: architecture: expected one of standard.*got 'onnx'"),
         ({"d_in": 31}, r"cfg.json: d_in: expected 32, as in the weights, got 31"),
         ({"normalize_activations": "covariance_whitening"}, r"cfg.json: normalize_activations: expected one of none"),
         ({"k": None}, r"cfg.json: k: expected an integer from 1 to d_sae = 64"),
@@ -257,10 +257,10 @@ def test_a_wrong_configuration_names_file_and_key(changes: dict[str, Any], messa
     ("changes", "message"),
     [
         ({"W_dec": torch.zeros(32, 64)}, r"W_dec: expected \[64, 32\], got \[32, 64\]"),
-        ({"b_enc": None}, "missing tensors b_enc"),
+        ({"b_enc": None}, "no tensor b_enc"),
         ({"W_skip": torch.zeros(32, 32)}, "unknown tensors W_skip"),
         ({"W_enc": None}, r"W_enc: expected a tensor \[d_in, d_sae\], got none"),
-        ({"W_enc": torch.zeros(32, 64, dtype=torch.int32)}, "dtype of W_enc: expected one of F64.*got I32"),
+        ({"W_enc": torch.zeros(32, 64, dtype=torch.int32)}, "dtype of W_enc: expected float64.*got int32"),
     ],
     ids=["shape", "missing", "unknown", "no-encoder", "dtype"],
 )
