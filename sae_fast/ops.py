@@ -3,10 +3,11 @@
 Every operation exists under one name in `sae_fast.reference` (the specification), here, in the tests and in the benchmarks.
 `impl` chooses who computes:
 
-* `"auto"`: the fastest that can do it; `"reference"` where gradients are needed, otherwise `"torch"`;
-* `"torch"`: `sae_fast.cpu`, chunked, without gradients;
-* `"reference"`: `sae_fast.reference`;
-* `"triton"`: the kernels of `sae_fast.kernels`.
+* `"auto"`: the fastest that can do it: `"reference"` where gradients are needed, `"triton"` on CUDA where Triton is installed
+  and has a kernel for it, otherwise `"torch"`;
+* `"triton"`: the kernels of `sae_fast.kernels`, without gradients;
+* `"torch"`: `sae_fast.cpu`, chunked, without gradients, on any device;
+* `"reference"`: `sae_fast.reference`.
 
 An implementation that was asked for is used or refused (`ImplementationUnavailableError`), never replaced. Results are float32,
 or float64 where the weights are float64, whatever the weights' dtype; `x` is first rounded to the dtype of the weights. Weights
@@ -14,17 +15,17 @@ may be given raw, or as `prepare_encoder` and `prepare_decoder` return them, whi
 shapes raise `ShapeError`.
 """
 
-import logging
 import math
 from dataclasses import replace
 from types import ModuleType
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sae_fast import cpu, reference
-from sae_fast.errors import ArgumentError, ImplementationUnavailableError, NonFiniteError, ShapeError
+from sae_fast.errors import ArgumentError, NonFiniteError, ShapeError
+from sae_fast.implementations import Impl, choose
 from sae_fast.prepared import Prepared
 from sae_fast.sparse import FeatureMajor, SparseActs
 
@@ -41,11 +42,6 @@ __all__ = [
     "transpose",
 ]
 
-Impl = Literal["auto", "triton", "torch", "reference"]
-"""Names of the implementations."""
-
-logger = logging.getLogger(__name__)
-
 
 def prepare_encoder(W_enc: Tensor | Prepared) -> Prepared:
     """`W_enc` [d_in, d_sae] laid out once, for many calls. Not copied if it is the transpose of a contiguous [d_sae, d_in]."""
@@ -58,19 +54,27 @@ def prepare_decoder(W_dec: Tensor | Prepared) -> Prepared:
 
 
 def encode_topk(
-    x: Tensor, W_enc: Tensor | Prepared, b_enc: Tensor, k: int, impl: Impl = "auto", check_finite: bool = False
+    x: Tensor,
+    W_enc: Tensor | Prepared,
+    b_enc: Tensor,
+    k: int,
+    impl: Impl = "auto",
+    check_finite: bool = False,
+    approximate: bool = False,
 ) -> SparseActs:
     """The k largest activations `relu(x @ W_enc + b_enc)` of each token; ties go to the lower feature index.
 
     `x` [..., d_in], `W_enc` [d_in, d_sae], `b_enc` [d_sae], 1 <= k <= d_sae. Rows all have k entries; where fewer than k are
     positive, zeros are stored at the lowest unused feature indices. With `check_finite`, NaN or infinity in `x` raises
-    `NonFiniteError`.
+    `NonFiniteError`. With `approximate`, a kernel may miss some of the k (`sae_fast.kernels.encode_topk` states how many);
+    "torch" and "reference" are exact all the same.
     """
     weights, flat = _encoder_inputs(x, W_enc, {"b_enc": b_enc}, check_finite)
     if not (isinstance(k, int) and 1 <= k <= weights.shape[1]):
         raise ArgumentError("k", expected=f"an integer from 1 to d_sae = {weights.shape[1]}", got=k)
-    module = _implementation("encode_topk", impl, x, weights.rows, b_enc)
-    return _restored(module.encode_topk(flat, _for(module, weights), b_enc, k), x)
+    module = choose("encode_topk", impl, x, b_enc, weights=weights.rows)
+    permitted = {"approximate": True} if approximate and module not in (cpu, reference) else {}
+    return _restored(module.encode_topk(flat, _for(module, weights), b_enc, k, **permitted), x)
 
 
 def encode_threshold(
@@ -92,7 +96,7 @@ def encode_threshold(
     vectors = {"bias": bias, "threshold": threshold}
     vectors |= {name: vector for name, vector in (("gain", gain), ("offset", offset)) if vector is not None}
     weights, flat = _encoder_inputs(x, W_enc, vectors, check_finite)
-    module = _implementation("encode_threshold", impl, x, weights.rows, *vectors.values())
+    module = choose("encode_threshold", impl, x, *vectors.values(), weights=weights.rows)
     return _restored(module.encode_threshold(flat, _for(module, weights), bias, threshold, gain, offset), x)
 
 
@@ -107,7 +111,7 @@ def encode_batch_topk(
     weights, flat = _encoder_inputs(x, W_enc, {"b_enc": b_enc}, check_finite)
     if not 0 <= k <= weights.shape[1]:
         raise ArgumentError("k", expected=f"a number from 0 to d_sae = {weights.shape[1]}", got=k)
-    module = _implementation("encode_batch_topk", impl, x, weights.rows, b_enc)
+    module = choose("encode_batch_topk", impl, x, b_enc, weights=weights.rows)
     return _restored(module.encode_batch_topk(flat, _for(module, weights), b_enc, k), x)
 
 
@@ -118,7 +122,7 @@ def decode(acts: SparseActs, W_dec: Tensor | Prepared, b_dec: Tensor, impl: Impl
     by `SAE.decode`, not here.
     """
     weights = _decoder_inputs(acts, W_dec, b_dec)
-    module = _implementation("decode", impl, acts.values, weights.rows, b_dec)
+    module = choose("decode", impl, acts.values, b_dec, weights=weights.rows)
     x_hat: Tensor = module.decode(acts, _for(module, weights), b_dec)
     return x_hat.reshape(*acts.leading, weights.shape[1])
 
@@ -132,14 +136,14 @@ def decode_error(acts: SparseActs, W_dec: Tensor | Prepared, b_dec: Tensor, x: T
     expected = (*acts.leading, weights.shape[1])
     if tuple(x.shape) != expected:
         raise ShapeError("x", expected=list(expected), got=list(x.shape))
-    module = _implementation("decode_error", impl, acts.values, weights.rows, b_dec, x)
+    module = choose("decode_error", impl, acts.values, b_dec, x, weights=weights.rows)
     error: Tensor = module.decode_error(acts, _for(module, weights), b_dec, x.reshape(acts.shape[0], weights.shape[1]))
     return error.reshape(acts.leading)
 
 
 def transpose(acts: SparseActs, impl: Impl = "auto") -> FeatureMajor:
     """The same entries ordered by feature, then by row (CSC), stored zeros included."""
-    result: FeatureMajor = _implementation("transpose", impl, acts.values).transpose(acts)
+    result: FeatureMajor = choose("transpose", impl, acts.values).transpose(acts)
     return result
 
 
@@ -189,22 +193,3 @@ def _require_finite(x: Tensor) -> None:
 
 def _restored(acts: SparseActs, x: Tensor) -> SparseActs:
     return replace(acts, leading=tuple(x.shape[:-1]))
-
-
-def _implementation(operation: str, impl: Impl, *tensors: Tensor) -> ModuleType:
-    """The module that computes `operation`."""
-    if impl not in get_args(Impl):
-        raise ArgumentError("impl", expected=f"one of {', '.join(get_args(Impl))}", got=repr(impl))
-    if impl == "triton":
-        raise ImplementationUnavailableError(
-            f"{operation}: this version has no Triton kernel for it", advice="Use impl='auto' or impl='torch'"
-        )
-    needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    if impl == "torch" and needs_grad:
-        raise ImplementationUnavailableError(
-            f"{operation}: impl='torch' computes no gradients and an argument requires them",
-            advice="Call it under torch.no_grad(), or use impl='auto' or impl='reference'",
-        )
-    if impl == "auto":
-        logger.debug("%s: auto chose %s", operation, "reference" if needs_grad else "torch")
-    return reference if impl == "reference" or needs_grad else cpu

@@ -1,11 +1,15 @@
 """`Prepared`: a weight matrix in the one form that every implementation reads, one contiguous row to a feature."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+ROWS_AT_ONCE = 4096
+"""How many rows are widened at a time to derive something from them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +54,22 @@ class Prepared:
 
     @cached_property
     def screen(self) -> Tensor:
-        """The rows in bfloat16, [d_sae, d], for screening float32 weights on matrix units; the rows themselves if they are."""
+        """The rows in bfloat16, [d_sae, d], for screening wider weights on matrix units; the rows themselves if they are.
+
+        Of float32 weights this is a copy of half their size, which stays as long as they do.
+        """
         return self.rows.to(torch.bfloat16)
 
     @cached_property
     def norms(self) -> Tensor:
         """Euclidean norm of each row, float32 [d_sae]."""
-        return torch.linalg.vector_norm(self.rows, dim=1, dtype=torch.promote_types(self.rows.dtype, torch.float32)).float()
+        return self._by_row(lambda rows: torch.linalg.vector_norm(rows, dim=1))
+
+    @cached_property
+    def residual_norms(self) -> Tensor:
+        """Euclidean norm of what each row loses in bfloat16, float32 [d_sae]."""
+        return self._by_row(lambda rows: torch.linalg.vector_norm(rows - rows.to(torch.bfloat16), dim=1))
+
+    def _by_row(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """`function` of some widened rows at a time, float32 [d_sae]."""
+        return torch.cat([function(rows.to(self.wide)).float() for rows in self.rows.split(ROWS_AT_ONCE)])

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from sae_fast import cpu, ops, reference
+from sae_fast import ops, reference
+from sae_fast.cpu import rows, screen
 from sae_fast.errors import ArgumentError, ImplementationUnavailableError, NonFiniteError, ShapeError
 from sae_fast.sparse import SparseActs
 from sae_fast.testing import CASES, ROUNDED_CASES, Case, Inputs, assert_as_accurate, assert_same_acts, assert_well_formed
@@ -32,7 +33,7 @@ by_encoder = pytest.mark.parametrize("encoder", ENCODERS)
 def _chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run with the ordinary chunk size, and with one of few rows."""
     if request.param:
-        monkeypatch.setattr(cpu, "CHUNK_BYTES", request.param)
+        monkeypatch.setattr(rows, "CHUNK_BYTES", request.param)
 
 
 @by_case
@@ -236,9 +237,9 @@ def call_all(operands: Inputs, impl: ops.Impl) -> dict[str, Callable[[], object]
 
 @pytest.mark.parametrize("operation", sorted(call_all(CASES[0].inputs(), "auto")))
 def test_an_implementation_is_used_or_refused(operation: str) -> None:
-    """Asking for Triton, or for an implementation that does not exist, is an error and never a replacement."""
+    """Asking for Triton on the CPU, or for an implementation that does not exist, is an error and never a replacement."""
     operands = CASES[0].inputs()
-    with pytest.raises(ImplementationUnavailableError, match=f"{operation}: this version has no Triton kernel"):
+    with pytest.raises(ImplementationUnavailableError, match=f"{operation}: (Triton is not installed|kernels need tensors on)"):
         call_all(operands, "triton")[operation]()
     with pytest.raises(ArgumentError, match="impl: expected one of auto, triton, torch, reference"):
         call_all(operands, "cuda")[operation]()  # type: ignore[arg-type]
@@ -349,11 +350,12 @@ def test_the_dense_matrix_of_a_batch_never_exists(monkeypatch: pytest.MonkeyPatc
         return original(*arguments, out=out)
 
     monkeypatch.setattr(torch, "addmm", spy)
-    monkeypatch.setattr(cpu, "CHUNK_BYTES", 4096)
+    monkeypatch.setattr(rows, "CHUNK_BYTES", 4096)
+    monkeypatch.setattr(screen, "MODE", "never")
     operands = CASES[0].inputs()
 
     for call in list(call_all(operands, "torch").values())[:3]:
         call()
 
-    assert len(sizes) == 12
+    assert len(sizes) >= 9
     assert max(sizes) <= 4096
