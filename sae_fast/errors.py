@@ -3,6 +3,8 @@
     SaeFastError
     ├── ArgumentError                    an argument is missing or not allowed here
     ├── FormatError                      a file or folder is not what its format promises
+    │   └── SourceError                  a name leads to no files, or they cannot be fetched
+    │       └── UnreachableError         the server that holds them does not answer
     ├── HookNotFoundError                the language model has no such hook
     ├── ImplementationUnavailableError   the implementation that was asked for cannot run
     ├── MissingExtraError                an optional package is needed and not installed
@@ -43,6 +45,14 @@ class ArgumentError(SaeFastError):
 
 class FormatError(SaeFastError):
     """A file or folder does not hold what its format promises; the message begins with the path."""
+
+
+class SourceError(FormatError):
+    """A name leads to no files, or its files cannot be fetched: unknown, private, damaged on the way."""
+
+
+class UnreachableError(SourceError):
+    """The server that holds the files does not answer; the message says what to fetch elsewhere and where to put it."""
 
 
 class HookNotFoundError(SaeFastError):

@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,15 @@ class Folder(ABC):
     def tensors(self, name: str) -> TensorFile:
         """The tensors of a file, by its ending: safetensors, npz, or a pickle of torch (read without running code)."""
         return open_tensor_file(self.local(name), self.place(name))
+
+    def bring(self, names: Iterable[str]) -> None:
+        """Have these files whole on this machine, because all of them will be read."""
+        for name in names:
+            self.local(name)
+
+    def size(self, name: str) -> int | None:
+        """Length of a file in bytes; None where that is not known before it is fetched."""
+        return self.local(name).stat().st_size
 
     def place(self, name: str) -> str:
         """A file as messages call it."""

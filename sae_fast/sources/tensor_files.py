@@ -2,10 +2,11 @@
 
 import pickle
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, BinaryIO
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sae_fast.errors import FormatError
-
-SAFETENSORS_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
-"""dtype names of safetensors headers that are read."""
+from sae_fast.sources.layout import SAFETENSORS_DTYPES, LocalRanges, npz_layout
 
 ENDINGS = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt")
 """Endings of tensor files."""
@@ -46,14 +42,15 @@ class TensorFile(ABC):
 
 
 def open_tensor_file(file: Path, place: str) -> TensorFile:
-    """Open a file by its ending. Raises `FormatError` where the content is something else."""
-    if file.suffix == ".safetensors":
+    """Open a file by the ending of its place. Raises `FormatError` where the content is something else."""
+    ending = PurePosixPath(place).suffix
+    if ending == ".safetensors":
         return SafetensorsFile(file, place)
-    if file.suffix == ".npz":
+    if ending == ".npz":
         return NpzFile(file, place)
-    if file.suffix in ENDINGS:
+    if ending in ENDINGS:
         return TorchFile(file, place)
-    raise FormatError(place, expected=f"a file that ends in {', '.join(ENDINGS)}", got=file.suffix or "no ending")
+    raise FormatError(place, expected=f"a file that ends in {', '.join(ENDINGS)}", got=ending or "no ending")
 
 
 class SafetensorsFile(TensorFile):
@@ -84,28 +81,27 @@ class NpzFile(TensorFile):
 
     def __init__(self, file: Path, place: str) -> None:
         self.place, self.values, self._file = place, {}, file
-        shapes, dtypes = {}, {}
-        try:
-            with zipfile.ZipFile(file) as archive:
-                for member in archive.infolist():
-                    key = member.filename.removesuffix(".npy")
-                    with archive.open(member) as opened:
-                        shape, dtype = _npy_header(opened)  # type: ignore[arg-type]
-                    n_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
-                    if dtype.hasobject or not 0 <= member.file_size - n_bytes <= 1 << 16:
-                        raise ValueError(f"{key}: {dtype} {list(shape)} does not fit its {member.file_size} bytes")
-                    shapes[key], dtypes[key] = shape, torch.from_numpy(np.empty(0, dtype)).dtype
-        except (ValueError, TypeError, OSError, zipfile.BadZipFile, NotImplementedError, SyntaxError, EOFError) as error:
-            raise FormatError(f"{place}: not an npz file ({error})") from error
-        self.shapes, self.dtypes = shapes, dtypes
+        self._layout = npz_layout(LocalRanges(file, place))
+        self.shapes = {key: span.shape for key, span in self._layout.items()}
+        self.dtypes = {key: span.dtype for key, span in self._layout.items()}
 
     def read(self, key: str) -> Tensor:
         """See `TensorFile`."""
         try:
             with np.load(self._file, allow_pickle=False) as arrays:
                 return torch.from_numpy(arrays[key])
-        except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        except (ValueError, OSError, zipfile.BadZipFile, EOFError, zlib.error) as error:
             raise FormatError(f"{self.place}: {key} cannot be read ({error})") from error
+
+    def read_along(self, key: str, axis: int, indices: Tensor) -> Tensor:
+        """See `TensorFile`; an array that is not compressed is memory-mapped."""
+        span = self._layout[key]
+        if span.offset is None:
+            return super().read_along(key, axis, indices)
+        values = np.memmap(self._file, np.uint8, "r", span.offset, (span.n_bytes,))
+        # NumPy, unlike torch, takes from where an archive happened to put an array, aligned or not.
+        array = values.view(torch.empty(0, dtype=span.dtype).numpy().dtype).reshape(span.shape)
+        return torch.from_numpy(np.take(array, indices.numpy(), axis))
 
 
 class TorchFile(TensorFile):
@@ -122,14 +118,6 @@ class TorchFile(TensorFile):
     def read(self, key: str) -> Tensor:
         """See `TensorFile`."""
         return self._tensors[key]
-
-
-def _npy_header(opened: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
-    read = np.lib.format.read_array_header_1_0
-    if np.lib.format.read_magic(opened) != (1, 0):
-        read = np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(opened)
-    return tuple(shape), dtype
 
 
 def _unpickled(file: Path, place: str) -> Any:
