@@ -10,7 +10,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,14 +61,14 @@ def compile_kernel(
     capability: int,
     num_warps: int = 4,
     num_stages: int = 3,
-    aligned: bool = True,
+    divisible: Collection[str] = (),
     **options: object,
 ) -> Report:
     """Compile the `triton.jit` function `fn` for `sm_<capability>`.
 
     `signature` gives the types of the ordinary arguments (`"*bf16"`, `"i32"`, `"i64"`), `constexprs` the values of the others.
-    Pointers count as 16-byte aligned, as torch's are (integers not), unless `aligned` is false. Raises
-    `triton.CompilationError` and the like where compilation fails.
+    Pointers count as 16-byte aligned, as torch's are, and of the integers those named in `divisible` as multiples of 16: at a
+    launch Triton finds out for itself. Raises `triton.CompilationError` and the like where compilation fails.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -77,8 +77,8 @@ def compile_kernel(
     types = {name: signature.get(name, "constexpr") for name in fn.arg_names}
     unknown = set(signature) | set(constexprs)
     assert unknown == set(fn.arg_names), f"arguments named wrongly: {sorted(unknown ^ set(fn.arg_names))}"
-    pointers = [i for i, name in enumerate(fn.arg_names) if types[name].startswith("*")]
-    attrs = {(i,): [["tt.divisibility", 16]] for i in pointers} if aligned else {}
+    even = [i for i, name in enumerate(fn.arg_names) if types[name].startswith("*") or name in divisible]
+    attrs = {(i,): [["tt.divisibility", 16]] for i in even}
     source = ASTSource(fn, types, constexprs=dict(constexprs), attrs=attrs)
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True, **options}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)

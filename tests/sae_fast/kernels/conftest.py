@@ -2,7 +2,7 @@
 
 * `test_*.py` compiles kernels ahead of time (`compile_ahead.py`), and runs those marked `gpu` where there is one;
 * `interpreted_*.py` runs kernels in Triton's interpreter, on CPU tensors. `test_interpreter.py` gives each such file a process
-  of its own, since Triton decides at import; by hand: `TRITON_INTERPRET=1 python -m pytest tests/sae_fast/kernels/interpreted_x.py`;
+  of its own, since Triton decides at import. By hand: `TRITON_INTERPRET=1 python -m pytest tests/sae_fast/kernels/FILE`;
 * `pytest.ini` makes the folder run without the rest of the tests: torch, triton and pytest are enough.
 """
 
