@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sae_fast import errors, evaluation, formats, lm, ops, training
+    from sae_fast.config import SAEConfig
     from sae_fast.errors import SaeFastError
     from sae_fast.formats import load
-    from sae_fast.sae import SAE, SAEConfig
+    from sae_fast.sae import SAE
     from sae_fast.sparse import FeatureMajor, SparseActs
 
 __version__ = "0.1.0"
@@ -37,7 +38,7 @@ __all__ = [
 _HOME = {
     "FeatureMajor": "sparse",
     "SAE": "sae",
-    "SAEConfig": "sae",
+    "SAEConfig": "config",
     "SaeFastError": "errors",
     "SparseActs": "sparse",
     "load": "formats",

@@ -1,90 +1,27 @@
 """`SAE`: the weights of one sparse autoencoder, its configuration, and what it computes."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from sae_fast import ops
-from sae_fast.errors import ArgumentError, ShapeError
+from sae_fast.architectures import encode_abstopk, encode_groupmax, encode_matching_pursuit, predict
+from sae_fast.architectures.temporal import code_scale
+from sae_fast.config import THRESHOLD_ARCHITECTURES, VECTORS_OF, MatchingPursuit, SAEConfig, Temporal
+from sae_fast.errors import ArgumentError, NonFiniteError, ShapeError
+from sae_fast.normalisation import denormalised, normalised, rescaled
 from sae_fast.prepared import Prepared
 from sae_fast.sparse import SparseActs
+from sae_fast.weights import Weights
 
-Architecture = Literal["standard", "gated", "topk", "jumprelu", "batchtopk"]
-Normalisation = Literal["none", "layer_norm", "constant_norm_rescale"]
+__all__ = ["SAE", "VECTORS_OF", "MatchingPursuit", "SAEConfig", "Temporal"]
 
-LAYER_NORM_EPSILON = 1e-5
-"""Added to the standard deviation, as OpenAI's and SAELens's layer_norm do."""
-
-VECTORS_OF: Mapping[str, tuple[str, ...]] = {
-    "standard": ("b_enc",),
-    "gated": ("b_gate", "b_mag", "r_mag"),
-    "topk": ("b_enc",),
-    "jumprelu": ("b_enc", "threshold"),
-    "batchtopk": ("b_enc", "threshold"),
-}
-"""The vectors [d_sae] of each architecture, beside W_enc, W_dec and b_dec."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SAEConfig:
-    """What an SAE is and where in a language model it belongs. Checked at construction (`ArgumentError`)."""
-
-    architecture: Architecture
-    """What makes activations sparse."""
-    d_in: int
-    """Width of the activation it reads."""
-    d_sae: int
-    """Number of features."""
-    d_out: int = 0
-    """Width of what it writes; `d_in` if not given."""
-    hook_name: str | None = None
-    """Where it reads, in TransformerLens style (`blocks.8.hook_resid_post`) or a module path; None where unknown."""
-    hook_name_out: str | None = None
-    """Where it writes, if elsewhere."""
-    model_name: str | None = None
-    """The language model it was trained on."""
-    k: int | None = None
-    """Active features per token: exactly for topk, on average for batchtopk."""
-    prepend_bos: bool | None = None
-    """Whether contexts began with a BOS token in training; None where unknown."""
-    context_size: int | None = None
-    """Length of the contexts in training, in tokens."""
-    apply_b_dec_to_input: bool = False
-    """Encode `x - b_dec` instead of `x`."""
-    normalize_activations: Normalisation = "none"
-    """Normalisation of each token before encoding, undone after decoding."""
-    reshape_activations: Literal["none", "hook_z"] = "none"
-    """`hook_z`: the input may come as [..., n_heads, d_head], which is flattened to d_in."""
-    rescale_acts_by_decoder_norm: bool = False
-    """topk only: activations are multiplied by the norm of their decoder row before the selection, and stay so."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else the files said, as they said it."""
-
-    def __post_init__(self) -> None:
-        if self.d_out == 0:
-            object.__setattr__(self, "d_out", self.d_in)
-        for name, allowed in (
-            ("architecture", get_args(Architecture)),
-            ("normalize_activations", get_args(Normalisation)),
-            ("reshape_activations", ("none", "hook_z")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ArgumentError(name, expected=f"one of {', '.join(allowed)}", got=repr(getattr(self, name)))
-        for name in ("d_in", "d_sae", "d_out"):
-            if getattr(self, name) < 1:
-                raise ArgumentError(name, expected="a positive integer", got=getattr(self, name))
-        if self.architecture == "topk" and not 1 <= (self.k or 0) <= self.d_sae:
-            raise ArgumentError("k", expected=f"an integer from 1 to d_sae = {self.d_sae}", got=self.k)
-        if self.rescale_acts_by_decoder_norm and self.architecture != "topk":
-            raise ArgumentError("rescale_acts_by_decoder_norm", expected="False", got=f"True with {self.architecture}")
-        if self.normalize_activations != "none" and self.d_out != self.d_in:
-            raise ArgumentError("normalize_activations", expected="none where d_out differs from d_in")
+_TOPK = {"topk": ops.encode_topk, "temporal": ops.encode_topk, "abstopk": encode_abstopk, "groupmax": encode_groupmax}
 
 
 @dataclass(frozen=True)
@@ -93,150 +30,112 @@ class _Encoder:
 
     weights: Prepared
     bias: Tensor
+    k: int | None = None
     threshold: Tensor | None = None
     gain: Tensor | None = None
     offset: Tensor | None = None
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class SAE:
-    """A sparse autoencoder: `x_hat = decode(encode(x))`.
+class SAE(Weights):
+    """A sparse autoencoder, transcoder, or layer of a cross-layer transcoder: its weights, and what it computes.
 
-    Weights are held as published, in any floating dtype; biases and thresholds are kept in float32 (float64 beside float64
-    weights). What the operations need is derived from them at the first call, so the tensors must not be changed in place:
-    `to` and `fold_decoder_norm` return a new SAE. Wrong shapes raise `ShapeError`, missing vectors `ArgumentError`.
+    `sae(x)` is `decode(encode(x))`, and `skip(x)` where there is such a term. What the operations need is derived from the
+    weights at the first call.
     """
-
-    cfg: SAEConfig
-    W_enc: Tensor
-    """[d_in, d_sae]."""
-    W_dec: Tensor
-    """[d_sae, d_out]; row `f` is the direction of feature `f`."""
-    b_dec: Tensor
-    """[d_out]."""
-    b_enc: Tensor | None = None
-    """[d_sae], all but gated."""
-    threshold: Tensor | None = None
-    """[d_sae], jumprelu and batchtopk; compared with pre-activations."""
-    b_gate: Tensor | None = None
-    """[d_sae], gated."""
-    b_mag: Tensor | None = None
-    """[d_sae], gated."""
-    r_mag: Tensor | None = None
-    """[d_sae], gated."""
-
-    def __post_init__(self) -> None:
-        cfg = self.cfg
-        if cfg.apply_b_dec_to_input and cfg.d_in != cfg.d_out:
-            raise ArgumentError("apply_b_dec_to_input", expected="False where d_out differs from d_in", got=True)
-        shapes = {"W_enc": (cfg.d_in, cfg.d_sae), "W_dec": (cfg.d_sae, cfg.d_out), "b_dec": (cfg.d_out,)}
-        shapes |= dict.fromkeys(VECTORS_OF[cfg.architecture], (cfg.d_sae,))
-        exact = torch.promote_types(self.W_enc.dtype, torch.float32)
-        for name in ("W_enc", "W_dec", "b_dec", "b_enc", "threshold", "b_gate", "b_mag", "r_mag"):
-            tensor = getattr(self, name)
-            if name not in shapes:
-                if tensor is not None:
-                    raise ArgumentError(f"{name}: an SAE of architecture {cfg.architecture} has no such tensor")
-                continue
-            if tensor is None:
-                raise ArgumentError(f"{name}: an SAE of architecture {cfg.architecture} needs it")
-            if tuple(tensor.shape) != shapes[name]:
-                raise ShapeError(name, expected=list(shapes[name]), got=list(tensor.shape))
-            if tensor.ndim == 1:
-                object.__setattr__(self, name, tensor.to(exact))
 
     def __repr__(self) -> str:
         cfg = self.cfg
+        kind = cfg.architecture + " transcoder" * (cfg.transcoder or bool(cfg.hook_names_out))
         return (
-            f"SAE({cfg.architecture}, d_in={cfg.d_in}, d_sae={cfg.d_sae}, hook_name={cfg.hook_name!r}, "
+            f"SAE({kind}, d_in={cfg.d_in}, d_sae={cfg.d_sae}, hook_name={cfg.hook_name!r}, "
             f"dtype={self.dtype}, device={str(self.device)!r})"
         )
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the weights."""
-        return self.W_enc.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return self.W_enc.device
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All weights by name."""
-        names = ("W_enc", "W_dec", "b_dec", *VECTORS_OF[self.cfg.architecture])
-        return {name: getattr(self, name) for name in names}
-
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "SAE":
-        """The same SAE on another device, or with weights in another dtype (biases and thresholds stay float32 or wider)."""
-        moved: dict[str, Any] = {
-            name: tensor.to(device=device, dtype=dtype if tensor.ndim == 2 else None) for name, tensor in self.tensors().items()
-        }
-        return replace(self, **moved)
 
     def encode(self, x: Tensor, check_finite: bool = False) -> SparseActs:
         """Feature activations of `x` [..., d_in] (or [..., n_heads, d_head] for hook_z); values are float32 or wider.
 
-        Where the SAE normalises its input, the result carries each token's mean and scale. With `check_finite`, NaN or infinity
-        in `x` raises `NonFiniteError`.
+        A temporal SAE encodes sequences, `x` [..., pos, d_in], and gives their novel part. Where the SAE normalises its input,
+        the result carries each token's mean and scale. With `check_finite`, NaN or infinity in `x` raises `NonFiniteError`.
         """
-        x = self._flat_heads(x)
-        x, mean, scale = self._normalised(x)
-        derived = self._encoder
-        if self.cfg.architecture == "topk":
-            assert self.cfg.k is not None
-            acts = ops.encode_topk(x, derived.weights, derived.bias, self.cfg.k, check_finite=check_finite)
-        else:
-            assert derived.threshold is not None
-            acts = ops.encode_threshold(
-                x, derived.weights, derived.bias, derived.threshold, derived.gain, derived.offset, check_finite=check_finite
-            )
-        return acts if scale is None else replace(acts, mean=mean, scale=scale)
+        return self._encode(x, check_finite)[0]
 
     def decode(self, acts: SparseActs | Tensor, mean: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
-        """Reconstruction [..., d_out] in the units of the input, float32 or wider, from `SparseActs` or dense [..., d_sae].
+        """Reconstruction [..., d_out] (or [..., n_out, d_out]) in float32 or wider, from `SparseActs` or dense [..., d_sae].
 
-        Where the SAE normalises its input, dense activations need the `mean` and `scale` [n, 1] that `encode` returned with the
-        sparse ones (constant_norm_rescale has no mean); `ArgumentError` otherwise.
+        It is in the units of the input: where the SAE normalises that, dense activations need the `mean` and `scale` [n, 1]
+        that `encode` returned with the sparse ones (constant_norm_rescale has no mean); `ArgumentError` otherwise.
         """
-        weights = self._decoder
+        weights, b_dec = self._decoder, self._decoder_bias
         if isinstance(acts, SparseActs):
-            x_hat = ops.decode(acts, weights, self.b_dec)
+            x_hat = ops.decode(acts, weights, b_dec)
             mean = acts.mean if mean is None else mean
             scale = acts.scale if scale is None else scale
         else:
             if acts.shape[-1] != self.cfg.d_sae:
                 raise ShapeError("acts", expected=f"[..., {self.cfg.d_sae}]", got=list(acts.shape))
-            x_hat = acts.to(weights.wide) @ weights.matrix.to(weights.wide) + self.b_dec
-        return self._denormalised(x_hat, mean, scale)
+            x_hat = acts.to(weights.wide) @ weights.matrix.to(weights.wide) + b_dec
+        return denormalised(self.cfg, x_hat, mean, scale).unflatten(-1, self.b_dec.shape)
+
+    def skip(self, x: Tensor) -> Tensor | None:
+        """What `forward` adds beside `decode(encode(x))`, [..., d_out] in float32 or wider.
+
+        `x @ W_skip.T` of a skip transcoder, what a temporal SAE predicts from earlier positions, None for all others.
+        """
+        return self._encode_and_skip(x)[1] if self.cfg.temporal is not None else self._skip(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What replaces `x` in the model: same shape and dtype."""
-        return self.decode(self.encode(x)).reshape(x.shape).to(x.dtype)
+        """What replaces the activation where the SAE writes, in the dtype of `x`: the shape of `x` but for d_out."""
+        acts, skipped = self._encode_and_skip(x)
+        y = self.decode(acts)
+        if skipped is not None:
+            y = y + skipped
+        same_shape = y.numel() == x.numel() and not self.cfg.hook_names_out
+        return (y.reshape(x.shape) if same_shape else y).to(x.dtype)
 
     __call__ = forward
 
     def fold_decoder_norm(self) -> "SAE":
         """The same function with decoder rows of norm one and activations scaled up by the norms they had.
 
-        A row of norm zero stays as it is. Raises `ArgumentError` for a topk SAE that does not rescale activations by decoder
-        norm, since folding would change which features are the k largest.
+        A row of norm zero stays as it is; a row of a cross-layer transcoder is what it writes to all layers. Raises
+        `ArgumentError` where folding would change which features are active: topk and abstopk without
+        rescale_acts_by_decoder_norm, groupmax, matching_pursuit, temporal.
         """
         cfg = self.cfg
-        if cfg.architecture == "topk" and not cfg.rescale_acts_by_decoder_norm:
-            raise ArgumentError("fold_decoder_norm would change which features a topk SAE selects, so it is refused")
+        if cfg.architecture not in THRESHOLD_ARCHITECTURES and not cfg.rescale_acts_by_decoder_norm:
+            raise ArgumentError(f"fold_decoder_norm would change what a {cfg.architecture} SAE selects, so it is refused")
         norms = self._decoder_norms()
-        folded: dict[str, Any] = {
+        folded: dict[str, Tensor | None] = {
             "W_enc": (self.W_enc.to(norms.dtype) * norms).to(self.dtype),
-            "W_dec": (self.W_dec.to(norms.dtype) / norms[:, None]).to(self.dtype),
+            "W_dec": (self.W_dec.to(norms.dtype).T / norms).T.to(self.dtype),
         }
         for name in ("b_enc", "threshold", "b_gate", "b_mag"):
-            vector = getattr(self, name)
-            if vector is not None:
-                folded[name] = vector * norms
-        return replace(self, cfg=replace(cfg, rescale_acts_by_decoder_norm=False), **folded)
+            if name in self._tensors:
+                folded[name] = self._tensors[name] * norms
+        return self.replace(replace(cfg, rescale_acts_by_decoder_norm=False), **folded)
 
-    def save(self, folder: str | Path, format: Literal["saelens", "gemma_scope"] = "saelens") -> None:  # noqa: A002
+    def select(self, features: Sequence[int] | Tensor) -> "SAE":
+        """The SAE of these features alone, in that order; `cfg.metadata["selected_features"]` names them.
+
+        Raises `ArgumentError` for architectures whose features compete (all but standard, gated, jumprelu and batchtopk).
+        """
+        chosen = torch.as_tensor(features, dtype=torch.int64)
+        return self._of_features(self.cfg.select(chosen.tolist()), chosen.to(self.device))
+
+    def prefix(self, n_groups: int) -> "SAE":
+        """Matryoshka: the SAE of the first `n_groups` groups, which shares their weights. `ArgumentError` as for `select`."""
+        sizes = self.cfg.group_sizes
+        if sizes is None or not 1 <= n_groups <= len(sizes):
+            expected = (
+                "an SAE with group_sizes" if sizes is None else f"an integer from 1 to {len(sizes)}, the number of groups"
+            )
+            raise ArgumentError("n_groups", expected=expected, got=n_groups)
+        metadata = {**self.cfg.metadata, "prefix_groups": n_groups}
+        d_sae = sum(sizes[:n_groups])
+        cfg = replace(self.cfg.select(range(d_sae)), group_sizes=sizes[:n_groups], metadata=metadata)
+        return self._of_features(cfg, slice(0, d_sae))
+
+    def save(self, folder: str | Path, format: str = "saelens") -> None:  # noqa: A002
         """Write the SAE into `folder`, byte for byte the same for the same SAE. See `sae_fast.formats.save`."""
         from sae_fast import formats
 
@@ -245,12 +144,48 @@ class SAE:
     def threshold_form(self) -> tuple[Tensor, Tensor]:
         """(bias, threshold) [d_sae] such that feature `f` fires, with value `h`, where `h = (x @ W_enc + bias)[f] > threshold`.
 
-        `b_dec` is folded into the bias. Raises `ArgumentError` for topk and gated SAEs, which have no such form.
+        `b_dec` is folded into the bias. Raises `ArgumentError` for SAEs that have no such form.
         """
-        derived = self._encoder
-        if derived.threshold is None or derived.gain is not None:
+        if self.cfg.architecture not in THRESHOLD_ARCHITECTURES or self.cfg.architecture == "gated":
             raise ArgumentError("architecture", expected="standard, jumprelu or batchtopk", got=self.cfg.architecture)
+        derived = self._encoder
+        assert derived.threshold is not None
         return derived.bias, derived.threshold
+
+    def _encode_and_skip(self, x: Tensor) -> tuple[SparseActs, Tensor | None]:
+        acts, predicted = self._encode(x)
+        return acts, self._skip(x) if predicted is None else rescaled(self.cfg, predicted, acts.scale)
+
+    def _skip(self, x: Tensor) -> Tensor | None:
+        if self.W_skip is None:
+            return None
+        return self._flat_heads(x).to(self.dtype).to(self.wide) @ self.W_skip.to(self.wide).T
+
+    def _encode(self, x: Tensor, check_finite: bool = False) -> tuple[SparseActs, Tensor | None]:
+        """(activations, what a temporal SAE predicts of the normalised input)."""
+        cfg, predicted = self.cfg, None
+        x = self._flat_heads(x)
+        if check_finite:
+            _require_finite(x)
+        x, mean, scale = normalised(cfg, x, self.wide)
+        if cfg.tied or cfg.temporal is not None:
+            x = x.to(self.dtype).to(self.wide) - self.b_dec if cfg.apply_b_dec_to_input else x
+        if cfg.temporal is not None:
+            predicted, x = predict(x, self._encoder.weights, self._decoder, self.attention, cfg.temporal)
+        acts = self._select(x)
+        return (acts if scale is None else replace(acts, mean=mean, scale=scale)), predicted
+
+    def _select(self, x: Tensor) -> SparseActs:
+        cfg = self.cfg
+        if cfg.pursuit is not None:
+            return encode_matching_pursuit(x, self._decoder, cfg.pursuit)
+        derived = self._encoder
+        if derived.k is not None:
+            acts = _TOPK[cfg.architecture](x, derived.weights, derived.bias, derived.k)
+        else:
+            assert derived.threshold is not None
+            acts = ops.encode_threshold(x, derived.weights, derived.bias, derived.threshold, derived.gain, derived.offset)
+        return acts if cfg.temporal is None else replace(acts, values=acts.values * code_scale(cfg.d_in))
 
     def _flat_heads(self, x: Tensor) -> Tensor:
         d_in = self.cfg.d_in
@@ -260,65 +195,63 @@ class SAE:
             raise ShapeError("x", expected=f"[..., d_in = {d_in}]", got=list(x.shape))
         return x
 
-    def _normalised(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(what is encoded, mean [n, 1], scale [n, 1]), with x = encoded * scale + mean."""
-        if self.cfg.normalize_activations == "none":
-            return x, None, None
-        rows = x.reshape(-1, self.cfg.d_in).to(self.b_dec.dtype)
-        if self.cfg.normalize_activations == "layer_norm":
-            mean, scale = rows.mean(1, keepdim=True), rows.std(1, keepdim=True)
-            return ((rows - mean) / (scale + LAYER_NORM_EPSILON)).reshape(x.shape), mean, scale
-        scale = rows.norm(dim=1, keepdim=True) / math.sqrt(self.cfg.d_in)
-        return (rows / torch.where(scale > 0, scale, 1)).reshape(x.shape), None, scale
-
-    def _denormalised(self, x_hat: Tensor, mean: Tensor | None, scale: Tensor | None) -> Tensor:
-        if self.cfg.normalize_activations == "none":
-            return x_hat
-        if scale is None or (mean is None and self.cfg.normalize_activations == "layer_norm"):
-            raise ArgumentError(
-                f"decode: this SAE normalises its input ({self.cfg.normalize_activations}), and the activations do not carry "
-                "the mean and scale of their tokens",
-                advice="Pass the SparseActs that encode returned, or their mean and scale",
-            )
-        rows = x_hat.reshape(-1, x_hat.shape[-1]) * scale
-        return (rows if mean is None else rows + mean).reshape(x_hat.shape)
+    def _of_features(self, cfg: SAEConfig, chosen: Tensor | slice) -> "SAE":
+        by_feature = {"W_dec", *VECTORS_OF[cfg.architecture]}
+        tensors: dict[str, Tensor | None] = {"W_enc": self.W_enc.T[chosen].T}
+        tensors |= {name: tensor[chosen] for name, tensor in self._tensors.items() if name in by_feature}
+        return self.replace(cfg, **tensors)
 
     def _decoder_norms(self) -> Tensor:
         """Norm of each decoder row [d_sae] in float32 or wider, one where it is zero."""
-        norms = torch.linalg.vector_norm(self.W_dec, dim=1, dtype=self.b_dec.dtype)
+        norms = torch.linalg.vector_norm(self.W_dec.flatten(1), dim=1, dtype=self.wide)
         return torch.where(norms > 0, norms, 1)
+
+    @property
+    def _decoder_bias(self) -> Tensor:
+        bias = self.b_dec.flatten()
+        return bias if self.cfg.adds_b_dec else torch.zeros_like(bias)
 
     @cached_property
     def _decoder(self) -> Prepared:
+        rows = self.W_dec.flatten(1)
         if not self.cfg.rescale_acts_by_decoder_norm:
-            return ops.prepare_decoder(self.W_dec)
-        return ops.prepare_decoder(self.W_dec.to(self.b_dec.dtype) / self._decoder_norms()[:, None])
+            return ops.prepare_decoder(rows)
+        return ops.prepare_decoder(rows.to(self.wide) / self._decoder_norms()[:, None])
 
     @cached_property
     def _encoder(self) -> _Encoder:
-        """Weights, bias, threshold, gain and offset with b_dec and the decoder norms folded in."""
-        zeros = torch.zeros(self.cfg.d_sae, dtype=self.b_dec.dtype, device=self.device)
+        """Weights, bias, k or threshold, gain and offset, with b_dec and the decoder norms folded in."""
+        cfg = self.cfg
+        zeros = torch.zeros(cfg.d_sae, dtype=self.wide, device=self.device)
         bias = zeros if self.b_enc is None else self.b_enc
-        if self.cfg.apply_b_dec_to_input:
+        k = cfg.k if cfg.architecture in _TOPK else None
+        if cfg.temporal is not None:
+            weights = ops.prepare_encoder(self.W_enc)
+            return _Encoder(weights, bias, k if cfg.temporal.sae_diff_type == "topk" else None, zeros)
+        if cfg.apply_b_dec_to_input:
             bias = (bias.double() - _product(self.b_dec, self.W_enc)).to(bias.dtype)
-        if self.cfg.rescale_acts_by_decoder_norm:
+        if cfg.rescale_acts_by_decoder_norm:
             norms = self._decoder_norms()
             scaled = replace(ops.prepare_encoder(self.W_enc.to(norms.dtype) * norms), input_dtype=self.dtype)
-            return _Encoder(scaled, bias * norms)
+            return _Encoder(scaled, bias * norms, k)
         weights = ops.prepare_encoder(self.W_enc)
-        if self.cfg.architecture == "gated":
+        if cfg.architecture == "gated":
             return self._gated_encoder(weights, bias)
         threshold = zeros if self.threshold is None else self.threshold.clamp(min=0)
-        return _Encoder(weights, bias, threshold)
+        return _Encoder(weights, bias, k, threshold)
 
     def _gated_encoder(self, weights: Prepared, bias: Tensor) -> _Encoder:
         """Gate and magnitude share one product, so that both conditions become one threshold on it."""
-        assert self.b_gate is not None
-        assert self.b_mag is not None
-        assert self.r_mag is not None
-        gain = self.r_mag.double().exp()
-        threshold = torch.maximum(-self.b_gate.double(), -self.b_mag.double() / gain)
-        return _Encoder(weights, bias, threshold.to(bias.dtype), gain.to(bias.dtype), self.b_mag)
+        b_gate, b_mag, r_mag = (self._tensors[name] for name in ("b_gate", "b_mag", "r_mag"))
+        gain = r_mag.double().exp()
+        threshold = torch.maximum(-b_gate.double(), -b_mag.double() / gain)
+        return _Encoder(weights, bias, None, threshold.to(bias.dtype), gain.to(bias.dtype), b_mag)
+
+
+def _require_finite(x: Tensor) -> None:
+    n_bad = int((~torch.isfinite(x)).any(-1).sum())
+    if n_bad:
+        raise NonFiniteError(f"x has NaN or infinite values in {n_bad} of {math.prod(x.shape[:-1])} rows")
 
 
 def _product(vector: Tensor, matrix: Tensor, columns: int = 8192) -> Tensor:
