@@ -4,7 +4,7 @@ One file per format, each with `describe` (what an SAE is, from headers and conf
 `_assemble` turns a description into an `SAE`; all checks of keys, shapes, dtypes and values are there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -18,8 +18,9 @@ from sae_fast.errors import ArgumentError, FormatError
 from sae_fast.formats import gemma_scope, saelens
 from sae_fast.formats._assemble import assemble, check, dtype_of, features_of
 from sae_fast.formats._description import Description, Given
+from sae_fast.formats._naming import open_named
 from sae_fast.sae import SAE
-from sae_fast.sources import Source, open_source
+from sae_fast.sources import Source
 
 __all__ = ["READABLE", "WRITABLE", "SourceInfo", "info", "load", "save"]
 
@@ -43,6 +44,8 @@ class SourceInfo:
     """Its configuration."""
     dtype: torch.dtype
     """dtype of its weights."""
+    file_bytes: Mapping[str, int | None]
+    """Length of each file of weights; None where a server does not tell."""
 
     @property
     def n_parameters(self) -> int:
@@ -73,7 +76,8 @@ def load(
     """Read an SAE of any known format.
 
     Args:
-        source: a local folder or file.
+        source: a folder or file on this machine, `hf://owner/repo/path@revision`, an address of a file server, or a name of
+            `sae_fast.catalogue` such as `gpt2-small-res-jb/blocks.8.hook_resid_pre`.
         device: where its tensors go.
         dtype: of the weights (a torch dtype or its name); as stored if not given.
         fold_decoder_norm: give decoder rows norm one (`SAE.fold_decoder_norm`); by default the SAE is as published.
@@ -85,16 +89,18 @@ def load(
 
     Raises:
         FormatError: naming the file, what was expected and what was found.
+        SourceError: for names that lead nowhere, with the nearest ones; `UnreachableError` without a network, with what to
+            fetch and where to put it.
         NonFiniteError: for NaN or infinite weights.
         ArgumentError: for an option that makes no sense for this SAE.
     """
     torch_dtype = _torch_dtype(dtype)
-    opened = open_source(source)
-    _, description = _detect(opened, Given(norm_scaling_factor=norm_scaling_factor))
+    opened, given = open_named(source, norm_scaling_factor)
+    _, description = _detect(opened, given)
     if norm_scaling_factor is not None and not description.takes_scale:
         raise ArgumentError("norm_scaling_factor: this SAE reads activations as they are")
     chosen = None if features is None else features_of(features, description.cfg.d_sae)
-    sae = assemble(opened, description, chosen, encoder_only, device)
+    sae = assemble(opened, description, chosen, encoder_only, device, torch_dtype)
     cfg = replace(sae.cfg, hook_name=hook_name or sae.cfg.hook_name, model_name=model_name or sae.cfg.model_name)
     sae = sae.replace(cfg)
     if fold_decoder_norm:
@@ -105,10 +111,12 @@ def load(
 
 def info(source: str | Path) -> SourceInfo:
     """What the headers of an SAE say; keys, shapes and dtypes are checked, weights are not read. Raises `FormatError`."""
-    opened = open_source(source)
-    name, description = _detect(opened, Given(norm_scaling_factor=1.0))
+    opened, given = open_named(source)
+    name, description = _detect(opened, given if given.norm_scaling_factor else replace(given, norm_scaling_factor=1.0))
     check(opened, description)
-    return SourceInfo(opened.path, name, description.cfg, dtype_of(opened, description))
+    files = sorted({stored.file for stored in description.tensors.values()})
+    sizes = {file: opened.folder.size(file) for file in files}
+    return SourceInfo(opened.path, name, description.cfg, dtype_of(opened, description), sizes)
 
 
 def save(sae: SAE, folder: str | Path, format: str = "saelens") -> None:  # noqa: A002

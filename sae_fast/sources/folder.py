@@ -4,6 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,23 @@ class Folder(ABC):
 
     def tensors(self, name: str) -> TensorFile:
         """The tensors of a file, by its ending: safetensors, npz, or a pickle of torch (read without running code)."""
+        if name not in self._opened:
+            self._opened[name] = self.open_tensors(name)
+        return self._opened[name]
+
+    def open_tensors(self, name: str) -> TensorFile:
+        """Open a file for `tensors`, which keeps it."""
         return open_tensor_file(self.local(name), self.place(name))
 
     def bring(self, names: Iterable[str]) -> None:
         """Have these files whole on this machine, because all of them will be read."""
         for name in names:
             self.local(name)
+            self._opened.pop(name, None)
+
+    @cached_property
+    def _opened(self) -> dict[str, TensorFile]:
+        return {}
 
     def size(self, name: str) -> int | None:
         """Length of a file in bytes; None where that is not known before it is fetched."""

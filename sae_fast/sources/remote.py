@@ -106,7 +106,7 @@ class RemoteFolder(Folder):
             raise FormatError(self.place(name), expected=f"a configuration of at most {SMALL_FILE} bytes", got=f"{size} bytes")
         return super().read(name)
 
-    def tensors(self, name: str) -> TensorFile:
+    def open_tensors(self, name: str) -> TensorFile:
         """See `Folder`; a file that is not here is read in ranges where its form allows it."""
         file = self._require(name)
         is_ranged = PurePosixPath(name).suffix in RANGED_ENDINGS and file.size is not None and file.size > FETCHED_WHOLE
