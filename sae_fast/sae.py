@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sae_fast import ops
 from sae_fast.architectures import encode_abstopk, encode_groupmax, encode_matching_pursuit, predict
@@ -77,7 +78,7 @@ class SAE(Weights):
         return denormalised(self.cfg, x_hat, mean, scale).unflatten(-1, self.b_dec.shape)
 
     def skip(self, x: Tensor) -> Tensor | None:
-        """What `forward` adds beside `decode(encode(x))`, [..., d_out] in float32 or wider.
+        """What `forward` adds beside `decode(encode(x))`, [..., d_out] (or [..., n_out, d_out]) in float32 or wider.
 
         `x @ W_skip.T` of a skip transcoder, what a temporal SAE predicts from earlier positions, None for all others.
         """
@@ -107,7 +108,7 @@ class SAE(Weights):
         norms = self._decoder_norms()
         folded: dict[str, Tensor | None] = {
             "W_enc": (self.W_enc.to(norms.dtype) * norms).to(self.dtype),
-            "W_dec": (self.W_dec.to(norms.dtype).T / norms).T.to(self.dtype),
+            "W_dec": (self.W_dec.to(norms.dtype) / _by_row(norms, self.W_dec)).to(self.dtype),
         }
         for name in ("b_enc", "threshold", "b_gate", "b_mag"):
             if name in self._tensors:
@@ -126,9 +127,7 @@ class SAE(Weights):
         """Matryoshka: the SAE of the first `n_groups` groups, which shares their weights. `ArgumentError` as for `select`."""
         sizes = self.cfg.group_sizes
         if sizes is None or not 1 <= n_groups <= len(sizes):
-            expected = (
-                "an SAE with group_sizes" if sizes is None else f"an integer from 1 to {len(sizes)}, the number of groups"
-            )
+            expected = "an SAE with group_sizes" if sizes is None else f"a number of groups from 1 to {len(sizes)}"
             raise ArgumentError("n_groups", expected=expected, got=n_groups)
         metadata = {**self.cfg.metadata, "prefix_groups": n_groups}
         d_sae = sum(sizes[:n_groups])
@@ -159,7 +158,11 @@ class SAE(Weights):
     def _skip(self, x: Tensor) -> Tensor | None:
         if self.W_skip is None:
             return None
-        return self._flat_heads(x).to(self.dtype).to(self.wide) @ self.W_skip.to(self.wide).T
+        skipped = self._flat_heads(x).to(self.dtype).to(self.wide) @ self.W_skip.to(self.wide).T
+        if not self.cfg.hook_names_out:
+            return skipped
+        n_above = len(self.cfg.hook_names_out) - 1
+        return functional.pad(skipped.unsqueeze(-2), (0, 0, 0, n_above))
 
     def _encode(self, x: Tensor, check_finite: bool = False) -> tuple[SparseActs, Tensor | None]:
         """(activations, what a temporal SAE predicts of the normalised input)."""
@@ -246,6 +249,11 @@ class SAE(Weights):
         gain = r_mag.double().exp()
         threshold = torch.maximum(-b_gate.double(), -b_mag.double() / gain)
         return _Encoder(weights, bias, None, threshold.to(bias.dtype), gain.to(bias.dtype), b_mag)
+
+
+def _by_row(vector: Tensor, matrix: Tensor) -> Tensor:
+    """A view of `vector` [d_sae] that broadcasts over everything else of `matrix` [d_sae, …]."""
+    return vector.reshape(-1, *[1] * (matrix.ndim - 1))
 
 
 def _require_finite(x: Tensor) -> None:
