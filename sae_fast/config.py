@@ -83,7 +83,7 @@ class SAEConfig:
     transcoder: bool = False
     """It predicts what is written at `hook_name_out` from what is read at `hook_name`."""
     skip: bool = False
-    """`forward` also adds `x @ W_skip.T`."""
+    """`forward` also adds `x @ W_skip.T`; a layer of a cross-layer transcoder adds it at the first of `hook_names_out`, its own."""
     group_sizes: tuple[int, ...] | None = None
     """Matryoshka: the groups of features, in order; the first n of them are an SAE of their own (`SAE.prefix`)."""
     prepend_bos: bool | None = None
@@ -208,8 +208,8 @@ class SAEConfig:
         other_places = [name for name in ("skip", "transcoder") if getattr(self, name)] + ["d_out"] * (self.d_out != self.d_in)
         if self.architecture in ("matching_pursuit", "temporal") and (other_places or cross_layer):
             raise ArgumentError(f"{self.architecture} reconstructs its own input", got=(other_places or ["hook_names_out"])[0])
-        if cross_layer and (self.skip or self.hook_name_out or self.rescale_acts_by_decoder_norm):
-            raise ArgumentError("hook_names_out", expected="no skip, hook_name_out or rescale_acts_by_decoder_norm beside it")
+        if cross_layer and (self.hook_name_out or self.rescale_acts_by_decoder_norm):
+            raise ArgumentError("hook_names_out", expected="no hook_name_out or rescale_acts_by_decoder_norm beside it")
 
 
 def tensor_shapes(cfg: SAEConfig) -> dict[str, tuple[int, ...]]:

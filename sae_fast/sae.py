@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
 from sae_fast import ops
 from sae_fast.architectures import encode_abstopk, encode_groupmax, encode_matching_pursuit, predict
@@ -158,11 +158,9 @@ class SAE(Weights):
     def _skip(self, x: Tensor) -> Tensor | None:
         if self.W_skip is None:
             return None
-        skipped = self._flat_heads(x).to(self.dtype).to(self.wide) @ self.W_skip.to(self.wide).T
-        if not self.cfg.hook_names_out:
-            return skipped
-        n_above = len(self.cfg.hook_names_out) - 1
-        return functional.pad(skipped.unsqueeze(-2), (0, 0, 0, n_above))
+        own = self._flat_heads(x).to(self.dtype).to(self.wide) @ self.W_skip.to(self.wide).T
+        n_other = len(self.cfg.hook_names_out) - 1
+        return F.pad(own[..., None, :], (0, 0, 0, n_other)) if self.cfg.hook_names_out else own
 
     def _encode(self, x: Tensor, check_finite: bool = False) -> tuple[SparseActs, Tensor | None]:
         """(activations, what a temporal SAE predicts of the normalised input)."""

@@ -98,7 +98,7 @@ def test_folding_keeps_the_skip_term() -> None:
             {"transcoder": False, "normalize_activations": "layer_norm"},
             "normalize_activations: expected none where d_out differs",
         ),
-        ({"hook_names_out": ("a", "b"), "skip": True}, "hook_names_out: expected no skip"),
+        ({"hook_names_out": ("a", "b"), "hook_name_out": "a"}, "hook_names_out: expected no hook_name_out"),
         ({"input_scale": 2.0}, "input_scale: expected a positive number, and 1 without constant_scalar_rescale, got 2.0"),
         ({"input_scale": 0.0, "normalize_activations": "constant_scalar_rescale"}, "input_scale: expected a positive number"),
     ],
@@ -120,28 +120,33 @@ def test_a_skip_matrix_belongs_to_a_skip_transcoder() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_layer_of_a_cross_layer_transcoder(dtype: torch.dtype) -> None:
-    """It decodes to [..., n_out, d_out], one reconstruction for each place it writes to."""
+@pytest.mark.parametrize("skip", [False, True], ids=["plain", "skip"])
+def test_a_layer_of_a_cross_layer_transcoder(skip: bool, dtype: torch.dtype) -> None:
+    """It decodes to [..., n_out, d_out], one reconstruction for each place it writes to; a skip term belongs to the first."""
     hooks = tuple(f"blocks.{layer}.hook_mlp_out" for layer in range(3))
-    cfg = SAEConfig(
-        architecture="jumprelu", d_in=D_IN, d_sae=D_SAE, d_out=D_OUT, hook_name="blocks.0.hook_mlp_in", hook_names_out=hooks
-    )
-    W_enc, W_dec, b_dec = integers(1, D_IN, D_SAE), integers(2, D_SAE, 3, D_OUT), integers(5, 3, D_OUT)
-    b_enc, threshold = integers(3, D_SAE), integers(4, D_SAE).abs()
-    sae = SAE(cfg, W_enc=W_enc.to(dtype), W_dec=W_dec.to(dtype), b_enc=b_enc, b_dec=b_dec, threshold=threshold)
+    sizes = {"d_in": D_IN, "d_sae": D_SAE, "d_out": D_OUT}
+    cfg = SAEConfig(architecture="jumprelu", **sizes, hook_name="blocks.0.hook_mlp_in", hook_names_out=hooks, skip=skip)
+    W_enc, W_dec, W_skip = integers(1, D_IN, D_SAE), integers(2, D_SAE, 3, D_OUT), integers(6, D_OUT, D_IN)
+    vectors = {"b_enc": integers(3, D_SAE), "threshold": integers(4, D_SAE).abs(), "b_dec": integers(5, 3, D_OUT)}
+    matrices = {"W_enc": W_enc, "W_dec": W_dec} | ({"W_skip": W_skip} if skip else {})
+    sae = SAE(cfg, **{name: matrix.to(dtype) for name, matrix in matrices.items()}, **vectors)
     x = integers(9, 2, 4, D_IN)
-    h = x @ W_enc + b_enc
-    acts = h * (h > threshold)
-    expected = torch.einsum("bps,sod->bpod", acts, W_dec) + b_dec
+    h = x @ W_enc + vectors["b_enc"]
+    acts = h * (h > vectors["threshold"])
+    decoded = torch.einsum("bps,sod->bpod", acts, W_dec) + vectors["b_dec"]
+    written = decoded.clone()
+    if skip:
+        written[..., 0, :] += x @ W_skip.T
 
-    assert torch.equal(sae(x), expected)
-    assert torch.equal(sae.decode(sae.encode(x)), expected)
-    assert torch.equal(sae.decode(acts), expected)
-    assert sae.skip(x) is None
+    assert torch.equal(sae.decode(sae.encode(x)), decoded)
+    assert torch.equal(sae.decode(acts), decoded)
+    assert torch.equal(sae(x), written)
+    skipped = sae.skip(x)
+    assert torch.equal(decoded if skipped is None else decoded + skipped, written)
     assert sae.b_dec.dtype == torch.float32
     folded = sae.to(dtype=torch.float32).fold_decoder_norm()
-    assert torch.allclose(folded.W_dec.flatten(1).norm(dim=1), torch.ones(D_SAE))
-    torch.testing.assert_close(folded(x), expected)
+    torch.testing.assert_close(folded.W_dec.flatten(1).norm(dim=1), torch.ones(D_SAE))
+    torch.testing.assert_close(folded(x), written)
 
 
 def test_a_scaled_input() -> None:
