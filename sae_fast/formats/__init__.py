@@ -15,16 +15,49 @@ from torch import Tensor
 
 from sae_fast.config import SAEConfig, tensor_shapes
 from sae_fast.errors import ArgumentError, FormatError
-from sae_fast.formats import gemma_scope, saelens
+from sae_fast.formats import (
+    circuit_tracer_clt,
+    circuit_tracer_plt,
+    connor_rob,
+    deepseek,
+    dictionary_learning,
+    gemma_scope,
+    gemma_scope_2,
+    goodfire,
+    llama_scope,
+    openai,
+    openmoss,
+    qwen_scope,
+    saelens,
+    sparsify,
+    temporal,
+)
 from sae_fast.formats._assemble import assemble, check, dtype_of, features_of
 from sae_fast.formats._description import Description, Given
-from sae_fast.formats._naming import open_named
+from sae_fast.formats._fetching import bring
+from sae_fast.formats._naming import open_named, with_known
 from sae_fast.sae import SAE
 from sae_fast.sources import Source
 
-__all__ = ["READABLE", "WRITABLE", "SourceInfo", "info", "load", "save"]
+__all__ = ["READABLE", "WRITABLE", "SourceInfo", "fetch", "info", "load", "save"]
 
-_FORMATS: dict[str, ModuleType] = {"saelens": saelens, "gemma_scope": gemma_scope}
+_FORMATS: dict[str, ModuleType] = {
+    "saelens": saelens,
+    "gemma_scope": gemma_scope,
+    "gemma_scope_2": gemma_scope_2,
+    "dictionary_learning": dictionary_learning,
+    "sparsify": sparsify,
+    "openai": openai,
+    "llama_scope": llama_scope,
+    "openmoss": openmoss,
+    "qwen_scope": qwen_scope,
+    "circuit_tracer_plt": circuit_tracer_plt,
+    "circuit_tracer_clt": circuit_tracer_clt,
+    "connor_rob": connor_rob,
+    "deepseek": deepseek,
+    "goodfire": goodfire,
+    "temporal": temporal,
+}
 
 READABLE = tuple(_FORMATS)
 """Names of the formats that `load` recognises."""
@@ -46,6 +79,8 @@ class SourceInfo:
     """dtype of its weights."""
     file_bytes: Mapping[str, int | None]
     """Length of each file of weights; None where a server does not tell."""
+    is_to_be_fetched: bool
+    """Some of these files are not on this machine yet."""
 
     @property
     def n_parameters(self) -> int:
@@ -101,8 +136,8 @@ def load(
         raise ArgumentError("norm_scaling_factor: this SAE reads activations as they are")
     chosen = None if features is None else features_of(features, description.cfg.d_sae)
     sae = assemble(opened, description, chosen, encoder_only, device, torch_dtype)
-    cfg = replace(sae.cfg, hook_name=hook_name or sae.cfg.hook_name, model_name=model_name or sae.cfg.model_name)
-    sae = sae.replace(cfg)
+    cfg = with_known(sae.cfg, given)
+    sae = sae.replace(replace(cfg, hook_name=hook_name or cfg.hook_name, model_name=model_name or cfg.model_name))
     if fold_decoder_norm:
         wider = torch.promote_types(sae.dtype, torch_dtype or sae.dtype)
         sae = sae.to(dtype=wider).fold_decoder_norm()
@@ -114,9 +149,21 @@ def info(source: str | Path) -> SourceInfo:
     opened, given = open_named(source)
     name, description = _detect(opened, given if given.norm_scaling_factor else replace(given, norm_scaling_factor=1.0))
     check(opened, description)
-    files = sorted({stored.file for stored in description.tensors.values()})
-    sizes = {file: opened.folder.size(file) for file in files}
-    return SourceInfo(opened.path, name, description.cfg, dtype_of(opened, description), sizes)
+    sizes = {file: opened.folder.size(file) for file in _files(description)}
+    is_to_be_fetched = not all(map(opened.folder.is_here, sizes))
+    cfg = with_known(description.cfg, given)
+    return SourceInfo(opened.path, name, cfg, dtype_of(opened, description), sizes, is_to_be_fetched)
+
+
+def fetch(source: str | Path, mirror: str | Path | None = None) -> list[Path]:
+    """Bring the files of an SAE, and no others, onto this machine; returns where they are.
+
+    They go into the cache, or with `mirror` into that folder as owner/repo/path, which is what `SAE_FAST_MIRROR` may name on a
+    machine without a network. Raises as `load` does, but reads no weights.
+    """
+    opened, given = open_named(source)
+    _, description = _detect(opened, given if given.norm_scaling_factor else replace(given, norm_scaling_factor=1.0))
+    return bring(opened, _files(description), None if mirror is None else Path(mirror).expanduser())
 
 
 def save(sae: SAE, folder: str | Path, format: str = "saelens") -> None:  # noqa: A002
@@ -131,6 +178,10 @@ def save(sae: SAE, folder: str | Path, format: str = "saelens") -> None:  # noqa
     if target.exists() and not target.is_dir():
         raise ArgumentError(f"{target}", expected="a folder", got="a file")
     _FORMATS[format].save(sae, target)
+
+
+def _files(description: Description) -> list[str]:
+    return sorted({stored.file for stored in description.tensors.values()})
 
 
 def _detect(source: Source, given: Given) -> tuple[str, Description]:

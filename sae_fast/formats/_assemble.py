@@ -27,23 +27,30 @@ def assemble(
     features: Tensor | None = None,
     encoder_only: bool = False,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
 ) -> SAE:
     """Read the weights of an SAE: all of it, or some features, or the encoder alone.
+
+    `dtype`, where it is wider than the stored one, is that in which factors are folded; weights are then of that dtype.
 
     Raises `FormatError` for a missing or unknown key, or a shape or dtype that does not fit, and `NonFiniteError` for NaN or
     infinite weights; nothing is kept then.
     """
     files = check(source, description)
+    shapes = tensor_shapes(description.cfg)
     tensors: Tensors = {}
     for name, stored in description.tensors.items():
-        if encoder_only and name in DECODER:
+        if encoder_only and name in DECODER and not description.encoder_needs_decoder:
             continue
         file = files[stored.file]
-        tensor = _read(file, stored, name, tensor_shapes(description.cfg)[name], features)
+        tensor = _read(file, stored, name, shapes[name], features)
         _require_finite(file, stored, name, tensor)
-        tensors[name] = tensor.to(device)
+        tensors[name] = tensor.to(device, torch.promote_types(tensor.dtype, dtype or tensor.dtype))
+    tensors |= {name: torch.zeros(shapes[name], device=device) for name in description.zeros}
     if description.finish is not None:
         tensors = description.finish(tensors)
+    if encoder_only:
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in DECODER}
     cfg = description.cfg if features is None else description.cfg.select(features.tolist())
     return SAE(cfg, **tensors)
 
@@ -52,7 +59,7 @@ def check(source: Source, description: Description) -> dict[str, TensorFile]:
     """The files of a description, opened, their keys, shapes and dtypes found to be what it says. Reads headers only."""
     files = {name: source.folder.tensors(name) for name in sorted({stored.file for stored in description.tensors.values()})}
     shapes = tensor_shapes(description.cfg)
-    if missing := sorted(shapes.keys() - description.tensors.keys()):
+    if missing := sorted(shapes.keys() - description.tensors.keys() - description.zeros):
         raise FormatError(f"{source.path}: an SAE of this kind needs {', '.join(missing)}")
     for name, stored in description.tensors.items():
         _check_stored(files[stored.file], stored, shapes[name])
@@ -72,7 +79,7 @@ def _check_stored(file: TensorFile, stored: Stored, shape: tuple[int, ...]) -> N
     if stored.key not in file.shapes:
         raise FormatError(f"{file.place}: no tensor {stored.key}", got=_listed(file.shapes))
     found, dtype = file.shapes[stored.key], file.dtypes[stored.key]
-    expected = tuple(reversed(shape)) if stored.transposed else shape
+    expected = stored.shape or (tuple(reversed(shape)) if stored.transposed else shape)
     if stored.broadcast:
         fits, wanted = found in ((), (1,)), "one number"
     else:

@@ -25,6 +25,8 @@ class Stored:
     """The file holds one number [] or [1] for all features."""
     squeezed: bool = False
     """The file may hold it with axes of length one in front: [1, d] for [d]."""
+    shape: tuple[int, ...] | None = None
+    """Its shape in the file, where that is not ours; `then` makes it ours."""
     then: Callable[[Tensor], Tensor] | None = None
     """Applied to what was read (already in our orientation); must not look beyond a single feature."""
 
@@ -35,13 +37,17 @@ class Description:
 
     cfg: SAEConfig
     tensors: Mapping[str, Stored]
-    """By our name; every tensor that `sae_fast.config.tensor_shapes(cfg)` asks for."""
+    """By our name; every tensor that `sae_fast.config.tensor_shapes(cfg)` asks for and that is not in `zeros`."""
+    zeros: frozenset[str] = frozenset()
+    """Tensors, by our name, that such files do not hold because they are zero."""
     ignored: frozenset[str] = frozenset()
     """Keys that the files may hold beside these and that change nothing (step counters, statistics). Any other is refused."""
     ignored_prefixes: tuple[str, ...] = ()
     """The same, by beginning."""
     finish: Callable[[Tensors], Tensors] | None = None
     """Applied to all tensors by our names at the end (folding of factors); must not mix features."""
+    encoder_needs_decoder: bool = False
+    """`finish` makes the encoder with the help of W_dec, which must then be read for an SAE without decoder too."""
     takes_scale: bool = False
     """`norm_scaling_factor` means something here."""
 

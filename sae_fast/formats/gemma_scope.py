@@ -2,7 +2,9 @@
 
 Tensors `W_enc [d_in, d_sae]`, `W_dec [d_sae, d_in]`, `b_enc` and `threshold` [d_sae], `b_dec [d_in]` (`w_enc` and `w_dec` also
 occur); `b_dec` is not subtracted from the input. Model, site and layer are in the folder's name only, as in
-`gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71`; where it names no site, the residual stream is meant.
+`gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71`; where it names no site, the residual stream is meant. Transcoders read
+the normalised activation before the norm's weight. SAEs of the embedding were trained on it before Gemma multiplies it by
+√d_model, and `hook_embed` lies after that: inputs are divided by the factor, reconstructions multiplied.
 """
 
 import re
@@ -17,6 +19,8 @@ from sae_fast.config import SAEConfig
 from sae_fast.errors import ArgumentError, FormatError
 from sae_fast.formats._description import Description, Given, Stored
 from sae_fast.formats._files import write_files
+from sae_fast.formats._places import layer_of
+from sae_fast.formats._settings import make_config
 from sae_fast.sae import SAE
 from sae_fast.sources import Source
 
@@ -43,7 +47,7 @@ def describe(source: Source, given: Given) -> Description | None:
     shape = file.shapes.get(keys.get("W_enc", ""), ())
     if len(shape) != 2:
         raise FormatError(f"{file.place}: W_enc", expected="an array [d_in, d_sae]", got=list(shape) or "none")
-    cfg = _config(file.place, shape)
+    cfg = _config(file.place, given, shape, *file.shapes.get(keys.get("W_dec", ""), ())[1:2])
     return Description(cfg, {ours: Stored(name, keys.get(ours, ours)) for ours in TENSORS})
 
 
@@ -71,28 +75,40 @@ def _our_name(name: str) -> str:
     return {"w_enc": "W_enc", "w_dec": "W_dec"}.get(name, name)
 
 
-def _config(path: str, shape: tuple[int, ...]) -> SAEConfig:
+def _config(place: str, given: Given, shape: tuple[int, ...], d_out: int = 0) -> SAEConfig:
     """What the path says, nearest folder first."""
-    release = _RELEASE.search(path)
+    release = _RELEASE.search(place)
     size, kind, site = release.groups() if release else (None, None, None)
+    parts = place.split("/")
     if site is None:
-        site = next((part for part in reversed(path.split("/")) if part in (*_HOOKS, "transcoders")), None)
-    if site == "transcoders":
-        raise FormatError(f"{path}: a transcoder", expected="an SAE", advice="This version does not read transcoders")
-    layers = re.findall(r"layer_(\d+)", path)
+        site = next((part for part in reversed(parts) if part in (*_HOOKS, "transcoders")), None)
+    layer = layer_of(place, r"layer_(\d+)")
     metadata: dict[str, object] = {"source_format": "gemma_scope"}
-    if layers and site is None:
-        metadata["hook_name_assumed"] = "the path names a layer but no site; the residual stream is assumed"
-    return SAEConfig(
+    fields: dict[str, object] = {"reshape_activations": "hook_z" if site == "att" else "none"}
+    if "embedding" in parts and site in (None, "res"):
+        # Trained on the embedding before Gemma multiplies it by √d_model.
+        fields |= {"normalize_activations": "constant_scalar_rescale", "input_scale": shape[0] ** -0.5}
+        hook_name: str | None = "hook_embed"
+    elif site == "transcoders":
+        hook_name = None if layer is None else f"blocks.{layer}.ln2.hook_normalized"
+        fields |= {"transcoder": True, "hook_name_out": None if layer is None else f"blocks.{layer}.hook_mlp_out"}
+    else:
+        hook_name = None if layer is None else _HOOKS[site or "res"].format(layer=layer)
+        if layer is not None and site is None:
+            metadata["hook_name_assumed"] = "the path names a layer but no site; the residual stream is assumed"
+    return make_config(
+        place,
+        given,
         architecture="jumprelu",
         d_in=shape[0],
         d_sae=shape[1],
-        hook_name=_HOOKS[site or "res"].format(layer=layers[-1]) if layers else None,
+        d_out=d_out,
+        hook_name=hook_name,
         model_name=f"google/gemma-2-{size}{'-it' if kind == 'it' else ''}" if size else None,
         prepend_bos=True,
         context_size=CONTEXT_SIZE,
-        reshape_activations="hook_z" if site == "att" else "none",
         metadata=metadata,
+        **fields,
     )
 
 
