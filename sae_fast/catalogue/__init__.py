@@ -7,6 +7,6 @@ Reading it needs neither a network nor torch. `python -m sae_fast.catalogue.rebu
 """
 
 from sae_fast.catalogue.entry import Entry
-from sae_fast.catalogue.search import find, get, named, near_names, releases
+from sae_fast.catalogue.search import entries_of, find, get, named, near_names, releases
 
-__all__ = ["Entry", "find", "get", "named", "near_names", "releases"]
+__all__ = ["Entry", "entries_of", "find", "get", "named", "near_names", "releases"]

@@ -75,7 +75,8 @@ class Entry:
     @property
     def metadata(self) -> dict[str, object]:
         """What a reader of its files is told: overrides, and what the files do not say."""
-        told: dict[str, object] = {"neuronpedia_id": self.neuronpedia_id, "l0": self.l0, "layer": self.layer}
+        told: dict[str, object] = {"catalogue_name": self.name, "neuronpedia_id": self.neuronpedia_id, "l0": self.l0}
+        told["layer"] = self.layer
         if self.form in WITHOUT_HOOK:
             told |= {"hook_name": self.hook_name, "model_name": self.model}
         if found := re.search(r"-L0_(\d+)$", self.repo):

@@ -88,6 +88,12 @@ def width_of(release: str, sae_id: str, path: str, repo: str, neuronpedia_id: st
     return 1 << POWERS[int(found[1])] if found and int(found[1]) in POWERS else None
 
 
+def l0_of(repo: str, path: str) -> float | None:
+    """The mean number of active features that a name tells: Gemma Scope's folders and Qwen Scope's repositories."""
+    found = re.search(r"average_l0_(\d+)", path) or re.search(r"-L0_(\d+)$", repo)
+    return float(found[1]) if found else None
+
+
 def _site(form: str, repo: str, sae_id: str, path: str) -> str:
     if form == "gemma_scope":
         return repo.rpartition("-")[2]

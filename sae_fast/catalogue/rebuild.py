@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_fast.catalogue.facts import FORMS, MODELS, hook_of, layer_of, width_of
+from sae_fast.catalogue.facts import FORMS, MODELS, hook_of, l0_of, layer_of, width_of
 from sae_fast.catalogue.search import COLUMNS, DATA
 from sae_fast.errors import MissingExtraError, SourceError
 
@@ -85,7 +85,7 @@ def _row(release: str, form: str, repo: str, facts: Mapping[str, Any]) -> list[A
         "hook_name": hook_name,
         "layer": layer_of(form, hook_name, sae_id, path),
         "d_sae": width_of(release, sae_id, path, repo, neuronpedia_id),
-        "l0": facts.get("l0"),
+        "l0": facts["l0"] if facts.get("l0") else l0_of(repo, path),
         "norm_scaling_factor": facts.get("norm_scaling_factor"),
         "variance_explained": facts.get("variance_explained"),
         "neuronpedia_id": neuronpedia_id,

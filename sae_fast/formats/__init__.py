@@ -135,6 +135,8 @@ def load(
     if norm_scaling_factor is not None and not description.takes_scale:
         raise ArgumentError("norm_scaling_factor: this SAE reads activations as they are")
     chosen = None if features is None else features_of(features, description.cfg.d_sae)
+    if chosen is None and not encoder_only:
+        opened.folder.bring(_files(description))
     sae = assemble(opened, description, chosen, encoder_only, device, torch_dtype)
     cfg = with_known(sae.cfg, given)
     sae = sae.replace(replace(cfg, hook_name=hook_name or cfg.hook_name, model_name=model_name or cfg.model_name))

@@ -1,11 +1,20 @@
 """What a user names, opened, with what the catalogue knows of it."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sae_fast import catalogue
+from sae_fast.config import SAEConfig
 from sae_fast.errors import SourceError, UnreachableError
 from sae_fast.formats._description import Given
 from sae_fast.sources import Source, open_source
+
+KNOWN_BETTER = ("hook_name", "model_name", "normalize_activations")
+"""What the catalogue corrects, by the names of `SAEConfig`."""
+KEPT = ("catalogue_name", "neuronpedia_id", "l0", "dataset_path")
+"""What goes into the metadata."""
 
 
 def open_named(source: str | Path, norm_scaling_factor: float | None = None) -> tuple[Source, Given]:
@@ -22,6 +31,16 @@ def open_named(source: str | Path, norm_scaling_factor: float | None = None) -> 
     except UnreachableError as error:
         files = ", ".join(entry.files)
         raise UnreachableError(f"{entry.name}: needed are {files} of {entry.repo} at its revision main. {error}") from error
+
+
+def with_known(cfg: SAEConfig, given: Given) -> SAEConfig:
+    """A configuration with what the catalogue knows better than the files, and its names for the SAE in the metadata."""
+    known = given.metadata
+    changes: dict[str, Any] = {name: known[name] for name in KNOWN_BETTER if name in known}
+    model_arguments = known.get("model_from_pretrained_kwargs")
+    if isinstance(model_arguments, Mapping) and model_arguments.get("center_writing_weights"):
+        changes["centred"] = True
+    return replace(cfg, **changes, metadata={**cfg.metadata, **{name: known[name] for name in KEPT if name in known}})
 
 
 def _open_place(source: str | Path) -> Source:

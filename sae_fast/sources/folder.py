@@ -59,6 +59,10 @@ class Folder(ABC):
     def _opened(self) -> dict[str, TensorFile]:
         return {}
 
+    def is_here(self, name: str) -> bool:
+        """Whether reading the file whole needs no network."""
+        return self.has(name)
+
     def size(self, name: str) -> int | None:
         """Length of a file in bytes; None where that is not known before it is fetched."""
         return self.local(name).stat().st_size

@@ -77,21 +77,18 @@ def hub_address_of(text: str) -> HubAddress | None:
 
 @dataclass
 class HubRepo:
-    """A repository at one commit: its listings, and the files that were asked for."""
+    """A repository at one commit: its listings, and the files that were read."""
 
     address: HubAddress
     commit: str
     used: dict[str, RemoteFile] = field(default_factory=dict)
-    """Every file that a reader asked for, by its path: what an SAE needs, for whoever fetches it for elsewhere."""
+    """See `RemoteFolder`."""
     _listings: dict[str, Mapping[str, RemoteFile] | None] = field(default_factory=dict)
 
     def file(self, path: str) -> RemoteFile | None:
         """The file at a path of the repository."""
         folder, _, name = path.rpartition("/")
-        found = (self.listing(folder) or {}).get(name)
-        if found is not None:
-            self.used[path] = found
-        return found
+        return (self.listing(folder) or {}).get(name)
 
     def listing(self, folder: str) -> Mapping[str, RemoteFile] | None:
         """The files directly in a folder by name; None where there is no such folder."""
@@ -152,6 +149,11 @@ class HubFolder(RemoteFolder):
     def names(self) -> Sequence[str]:
         """See `Folder`."""
         return sorted(self.repo.listing(self.folder) or ())
+
+    @property
+    def used(self) -> dict[str, RemoteFile]:
+        """See `RemoteFolder`."""
+        return self.repo.used
 
     def entry(self, name: str) -> RemoteFile | None:
         """See `RemoteFolder`."""

@@ -87,6 +87,11 @@ class RemoteFile:
 class RemoteFolder(Folder):
     """A folder on another machine; what differs between machines is how a name becomes a `RemoteFile`."""
 
+    @property
+    @abstractmethod
+    def used(self) -> dict[str, RemoteFile]:
+        """The files that were read or measured here and in the folders around, by their places: what an SAE consists of."""
+
     @abstractmethod
     def entry(self, name: str) -> RemoteFile | None:
         """The file of that name, in the folder or below."""
@@ -118,6 +123,10 @@ class RemoteFolder(Folder):
                 pass
         return open_tensor_file(file.fetch(), self.place(name))
 
+    def is_here(self, name: str) -> bool:
+        """See `Folder`."""
+        return self._require(name).here() is not None
+
     def size(self, name: str) -> int | None:
         """See `Folder`."""
         return self._require(name).size
@@ -126,4 +135,5 @@ class RemoteFolder(Folder):
         found = self.entry(name)
         if found is None:
             raise FormatError(f"{self.place(name)}: no such file")
+        self.used[found.place] = found
         return found

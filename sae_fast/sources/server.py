@@ -14,8 +14,8 @@ _LINK = re.compile(rb'href="([^"]+)"', re.IGNORECASE)
 class ServerFolder(RemoteFolder):
     """A folder at an address."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+    def __init__(self, url: str, used: dict[str, RemoteFile] | None = None) -> None:
+        self.url, self._used = url.rstrip("/"), {} if used is None else used
         self._entries: dict[str, RemoteFile | None] = {}
 
     @property
@@ -40,6 +40,11 @@ class ServerFolder(RemoteFolder):
         names = {unquote(link[len(base) :]) for link in links if link.startswith(base)}
         return sorted(name for name in names if name and "/" not in name)
 
+    @property
+    def used(self) -> dict[str, RemoteFile]:
+        """See `RemoteFolder`."""
+        return self._used
+
     def entry(self, name: str) -> RemoteFile | None:
         """See `RemoteFolder`."""
         if name not in self._entries:
@@ -49,7 +54,7 @@ class ServerFolder(RemoteFolder):
     def parent(self) -> "ServerFolder | None":
         """See `Folder`."""
         above = self.url.rpartition("/")[0]
-        return ServerFolder(above) if urlsplit(above).path else None
+        return ServerFolder(above, self._used) if urlsplit(above).path else None
 
 
 def file_at(url: str) -> RemoteFile | None:
