@@ -8,6 +8,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs TRITON_INTERPRET=1, set before Python starts"))
         if item.get_closest_marker("gpu") and (interpreting or not _has_cuda()):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture
+def _poisoned() -> Iterator[None]:
+    """`torch.empty` gives NaN, or the largest integer: what a kernel leaves unwritten shows."""
+    import torch
+
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
