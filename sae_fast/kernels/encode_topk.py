@@ -1,0 +1,147 @@
+"""Exact TopK without the dense matrix: group words, a proven bound, and single dot products where the words do not decide."""
+
+import torch
+import triton
+from torch import Tensor
+
+from sae_fast.kernels._choice import Choice
+from sae_fast.kernels._groups import INTERPRET
+from sae_fast.kernels._product import Product, Words, on_device
+from sae_fast.kernels._refine import refine_candidates
+from sae_fast.kernels._rescan import products, select_rows
+from sae_fast.kernels._select import finish, select
+from sae_fast.prepared import Prepared
+from sae_fast.sparse import SparseActs
+
+LARGEST_K = 512
+"""Beyond, and where there are fewer than 4 groups for each of the k, whole rows are computed in chunks instead."""
+RESCAN_BYTES = 32 << 20
+"""Memory of the rows that are rescanned together."""
+ROW_BYTES = 128 << 20
+"""Memory of a chunk of whole rows."""
+RESCAN_TILE = (128, 64)
+"""(features, depth) of the product of whole rows."""
+REFINE_DEPTH = 256
+
+
+def encode_topk(
+    x: Tensor, W_enc: Prepared, b_enc: Tensor, k: int, approximate: bool = False, choice: Choice | None = None
+) -> SparseActs:
+    """The k largest activations `relu(x @ W_enc + b_enc)` of each token; see `sae_fast.ops.encode_topk`.
+
+    x [n, d_in] on the device of the weights. Nothing is read back by the host, so the call can be captured in a CUDA graph.
+    A row of x that holds NaN activates nothing. With `approximate` at most one feature of each group of 16 is found: of
+    features in random places, a share of `expected_recall(k, d_sae)`. `choice` overrides the table of `_choice`.
+    """
+    product = Product("encode_topk", x, W_enc, b_enc, None, k, choice)
+    n, d_sae = x.shape[0], W_enc.d_sae
+    features = torch.arange(k, dtype=torch.int32, device=x.device).repeat(n, 1)
+    values = torch.zeros(n, k, dtype=torch.float32, device=x.device)
+    with on_device(x):
+        if uses_groups(k, product.n_groups) or choice is not None or approximate:
+            for tokens, words in product.blocks():
+                _Candidates(product, words, k).write(features[tokens], values[tokens], not approximate)
+        else:
+            _write_whole_rows(product, k, features, values)
+    return SparseActs(
+        crow_indices=torch.arange(n + 1, device=x.device) * k,
+        col_indices=features.view(-1),
+        values=values.view(-1),
+        shape=(n, d_sae),
+        entries_per_row=k,
+    )
+
+
+def expected_recall(k: int, d_sae: int) -> float:
+    """Share of the k largest that `approximate` finds, where features lie in random groups of 16.
+
+    The j-th largest is found unless one of the j - 1 larger ones is among the 15 others of its group.
+    """
+    alone, total = 1.0, 0.0
+    for larger in range(k):
+        total += alone
+        alone *= max(0.0, d_sae - 16 - larger) / max(1, d_sae - 1 - larger)
+    return total / k
+
+
+def uses_groups(k: int, n_groups: int) -> bool:
+    """Whether group words bound the k-th largest well enough to be worth it."""
+    return k <= LARGEST_K and 4 * k <= n_groups
+
+
+def slots(k: int, screen: bool) -> int:
+    """Places for a row's candidates: what rows in random order need several times over."""
+    return triton.next_power_of_2(max(256, 3 * k + 256 if screen else 2 * k + 128))
+
+
+def lanes(n_groups: int) -> int:
+    """Groups that `select` looks at together."""
+    return min(4096, triton.next_power_of_2(n_groups))
+
+
+class _Candidates:
+    """Candidates of a block of tokens, on the way from words to the k largest."""
+
+    def __init__(self, product: Product, words: Words, k: int) -> None:
+        n, device = words.x.shape[0], words.x.device
+        self.product, self.words, self.k = product, words, k
+        self.slots = slots(k, product.screen)
+        self.features = torch.empty(n, self.slots, dtype=torch.int32, device=device)
+        self.bits = torch.empty_like(self.features)
+        self.groups = torch.empty(n, self.slots // 16, dtype=torch.int32, device=device)
+        self.counts = torch.empty(n, 2, dtype=torch.int32, device=device)
+        self.rescan_rows = torch.empty(n, dtype=torch.int32, device=device)
+        self.rescan_count = torch.zeros(1, dtype=torch.int32, device=device)
+
+    def write(self, out_features: Tensor, out_values: Tensor, exact: bool) -> None:
+        """Fill [n, k], which hold 0, 1, … and zeros."""
+        self._select(exact)
+        self._refine()
+        finish[(len(self.counts),)](
+            self.features, self.bits, self.counts, out_features, out_values, self.k, self.product.weights.d_sae,
+            SLOTS=self.slots, num_warps=4 if self.slots <= 512 else 8,
+        )  # fmt: skip
+        n_rows = max(1, min(64, RESCAN_BYTES // (4 * self.product.weights.d_sae)))
+        rescan(self.product, self.words.x, self.rescan_rows, self.rescan_count, n_rows, self.k, out_features, out_values)
+
+    def _select(self, exact: bool) -> None:
+        words, width = self.words, lanes(self.product.n_groups)
+        select[(len(self.counts),)](
+            words.first, words.second, words.x_margin, self.product.row_margin, self.features, self.bits, self.groups,
+            self.counts, self.rescan_rows, self.rescan_count, self.product.n_groups, self.k, SCREEN=self.product.screen,
+            EXACT=exact, SLOTS=self.slots, LANES=width, num_warps=8 if width > 1024 else 4,
+        )  # fmt: skip
+
+    def _refine(self) -> None:
+        weights = self.product.weights
+        refine_candidates[(len(self.counts),)](
+            self.words.x, weights.rows, self.product.bias, self.features, self.bits, self.groups, self.counts, weights.shape[0],
+            weights.d_sae, SINGLES=self.product.screen, SLOTS=self.slots, BK=REFINE_DEPTH, num_warps=4, enable_fp_fusion=True,
+        )  # fmt: skip
+
+
+def rescan(
+    product: Product, x: Tensor, listed: Tensor, count: Tensor, n_rows: int, k: int, out_features: Tensor, out_values: Tensor
+) -> None:
+    """The k largest of the `count` rows of x that are `listed`, over all features; `n_rows` of them are held at a time."""
+    weights = product.weights
+    d_in, d_sae = weights.shape
+    columns, depth = RESCAN_TILE
+    h_rows = torch.empty(n_rows, d_sae, dtype=torch.float32, device=x.device)
+    products[(triton.cdiv(d_sae, columns),)](
+        x, weights.rows, product.bias, listed, count, h_rows, d_in, d_sae, n_rows, BN=columns, BK=depth, INTERPRET=INTERPRET,
+        num_warps=4, enable_fp_fusion=True,
+    )  # fmt: skip
+    select_rows[(n_rows,)](
+        x, weights.rows, product.bias, listed, count, h_rows, out_features, out_values, d_in, d_sae, k, n_rows,
+        LANES=lanes(d_sae), BK=REFINE_DEPTH, num_warps=8, enable_fp_fusion=True,
+    )  # fmt: skip
+
+
+def _write_whole_rows(product: Product, k: int, features: Tensor, values: Tensor) -> None:
+    n, d_sae = product.x.shape[0], product.weights.d_sae
+    n_rows = max(16, ROW_BYTES // (4 * d_sae))
+    listed = torch.arange(n, dtype=torch.int32, device=features.device)
+    for start in range(0, n, n_rows):
+        rows = listed[start : start + n_rows]
+        rescan(product, product.x, rows, torch.full_like(rows[:1], len(rows)), len(rows), k, features, values)
