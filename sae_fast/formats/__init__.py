@@ -135,7 +135,10 @@ def load(
     if norm_scaling_factor is not None and not description.takes_scale:
         raise ArgumentError("norm_scaling_factor: this SAE reads activations as they are")
     chosen = None if features is None else features_of(features, description.cfg.d_sae)
-    if chosen is None and not encoder_only:
+    if chosen is not None:
+        # Where features compete, this is refused before anything is read.
+        description.cfg.select(chosen.tolist())
+    elif not encoder_only:
         opened.folder.bring(_files(description))
     sae = assemble(opened, description, chosen, encoder_only, device, torch_dtype)
     cfg = with_known(sae.cfg, given)

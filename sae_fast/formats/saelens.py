@@ -43,6 +43,7 @@ def describe(source: Source, given: Given) -> Description | None:
         tensors={name: _stored(name, file, parsed) for name in tensor_shapes(parsed.cfg)},
         ignored=frozenset({"scaling_factor"}),
         finish=partial(_finish, scale=scale, fold_norms=parsed.fold_norms),
+        encoder_needs_decoder=parsed.fold_norms,
         takes_scale=True,
     )
 
@@ -93,18 +94,21 @@ def _input_scale(source: Source, parsed: ParsedConfig, given: float | None) -> f
 
 def _finish(tensors: Tensors, scale: float, fold_norms: bool) -> Tensors:
     """Fold the factor of the inputs, and turn a BatchTopK checkpoint into its inference form, as SAELens does."""
-    W_enc, W_dec, b_enc = tensors["W_enc"], tensors["W_dec"], tensors.get("b_enc")
+    W_enc, b_enc = tensors["W_enc"], tensors.get("b_enc")
     if scale != 1.0:
-        tensors |= {"W_enc": W_enc * scale, "W_dec": W_dec / scale, "b_dec": tensors["b_dec"].float() / scale}
+        tensors |= {"W_enc": W_enc * scale, "b_dec": tensors["b_dec"].float() / scale}
+        # Absent where only the encoder is read.
+        tensors |= {"W_dec": tensors["W_dec"] / scale} if "W_dec" in tensors else {}
     if not fold_norms:
         return tensors
+    W_dec = tensors["W_dec"]
     # The checkpoint's threshold is in units of activation times decoder norm.
-    norms = torch.linalg.vector_norm(tensors["W_dec"].float(), dim=1)
+    norms = torch.linalg.vector_norm(W_dec.float(), dim=1)
     norms = torch.where(norms > 0, norms, 1)
     assert b_enc is not None
     return tensors | {
         "W_enc": (tensors["W_enc"].float() * norms).to(W_enc.dtype),
-        "W_dec": (tensors["W_dec"].float() / norms[:, None]).to(W_dec.dtype),
+        "W_dec": (W_dec.float() / norms[:, None]).to(W_dec.dtype),
         "b_enc": b_enc.float() * norms,
         "threshold": tensors["threshold"] / scale,
     }
