@@ -7,7 +7,7 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
@@ -21,8 +21,6 @@ SAFETENSORS_DTYPES = {
 }  # fmt: skip
 """dtype names of safetensors headers that are read."""
 
-RANGED_ENDINGS = (".safetensors", ".npz")
-"""Endings of files whose tensors can be read without the rest."""
 LARGEST_HEADER = 100_000_000
 """Largest header of a safetensors file, in bytes, as its own library has it."""
 FIRST_READ = 1 << 12
@@ -80,11 +78,6 @@ class Span:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def layout_of(file: Ranges) -> Mapping[str, Span]:
-    """The tensors of a safetensors or npz file by key. Raises `FormatError`."""
-    return safetensors_layout(file) if PurePosixPath(file.place).suffix == ".safetensors" else npz_layout(file)
-
-
 def safetensors_layout(file: Ranges) -> Mapping[str, Span]:
     """From the JSON header behind its length (8 bytes, little-endian)."""
     size = file.size or 0
@@ -108,7 +101,7 @@ def safetensors_layout(file: Ranges) -> Mapping[str, Span]:
 def npz_layout(file: Ranges) -> Mapping[str, Span]:
     """From the archive's directory and the header of each array; object arrays, which are pickles, are refused."""
     try:
-        with zipfile.ZipFile(cast("BinaryIO", _Blocks(file))) as archive:
+        with zipfile.ZipFile(cast("BinaryIO", Blocks(file))) as archive:
             return {member.filename.removesuffix(".npy"): _array_span(file, archive, member) for member in archive.infolist()}
     except (
         ValueError,
@@ -133,8 +126,13 @@ def _array_span(file: Ranges, archive: zipfile.ZipFile, member: zipfile.ZipInfo)
     torch_dtype = torch.from_numpy(np.empty(0, dtype)).dtype
     if member.compress_type != zipfile.ZIP_STORED or (is_fortran and len(shape) > 1):
         return Span(None, shape, torch_dtype)
+    return Span(data_offset(file, member) + header_bytes, shape, torch_dtype)
+
+
+def data_offset(file: Ranges, member: zipfile.ZipInfo) -> int:
+    """Where the content of an archive's member begins."""
     local = file.read(member.header_offset, member.header_offset + 30)
-    return Span(member.header_offset + 30 + sum(struct.unpack("<HH", local[26:])) + header_bytes, shape, torch_dtype)
+    return member.header_offset + 30 + sum(struct.unpack("<HH", local[26:]))
 
 
 def _npy_header(opened: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -163,7 +161,7 @@ def _span(entry: Mapping[str, Any], offset: int) -> Span:
 
 
 @dataclass
-class _Blocks(io.RawIOBase):
+class Blocks(io.RawIOBase):
     """A file in ranges as a file object, keeping what was read."""
 
     file: Ranges

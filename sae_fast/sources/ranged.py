@@ -3,15 +3,16 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sae_fast.sources.layout import Ranges, Span, layout_of
+from sae_fast.sources.layout import Ranges, Span, npz_layout, safetensors_layout
 from sae_fast.sources.progress import Progress
 from sae_fast.sources.tensor_files import TensorFile
+from sae_fast.sources.torch_layout import torch_layout
 
 GAP = 1 << 17
 """Bytes that are read for nothing rather than asking once more: what arrives in the time of a request."""
@@ -25,16 +26,22 @@ P = TypeVar("P")
 
 def open_ranged(file: Ranges) -> "RangedFile | None":
     """A tensor file by its header; None where its tensors cannot be read apart. Raises `FormatError`."""
-    layout = layout_of(file)
+    values: Mapping[str, Any] = {}
+    if file.place.endswith(".safetensors"):
+        layout = safetensors_layout(file)
+    elif file.place.endswith(".npz"):
+        layout = npz_layout(file)
+    else:
+        layout, values = torch_layout(file) or ({}, {})
     offsets = {key: span.offset for key, span in layout.items() if span.offset is not None}
-    return RangedFile(file, layout, offsets) if len(offsets) == len(layout) else None
+    return RangedFile(file, layout, offsets, values) if layout and len(offsets) == len(layout) else None
 
 
 class RangedFile(TensorFile):
-    """A safetensors or npz file of which only what is asked for is read. What was read is not kept."""
+    """A tensor file of which only what is asked for is read. What was read is not kept."""
 
-    def __init__(self, file: Ranges, layout: Mapping[str, Span], offsets: Mapping[str, int]) -> None:
-        self.place, self.values, self._file, self._layout, self._offsets = file.place, {}, file, layout, offsets
+    def __init__(self, file: Ranges, layout: Mapping[str, Span], offsets: Mapping[str, int], values: Mapping[str, Any]) -> None:
+        self.place, self.values, self._file, self._layout, self._offsets = file.place, values, file, layout, offsets
         self.shapes = {key: span.shape for key, span in layout.items()}
         self.dtypes = {key: span.dtype for key, span in layout.items()}
 

@@ -11,10 +11,9 @@ from sae_fast.errors import FormatError, SourceError, UnreachableError
 from sae_fast.sources import cache
 from sae_fast.sources.folder import SMALL_FILE, Folder
 from sae_fast.sources.http import RangesRefusedError, download, read_range
-from sae_fast.sources.layout import RANGED_ENDINGS
 from sae_fast.sources.progress import Progress
 from sae_fast.sources.ranged import open_ranged
-from sae_fast.sources.tensor_files import TensorFile, open_tensor_file
+from sae_fast.sources.tensor_files import ENDINGS, TensorFile, open_tensor_file
 
 FETCHED_WHOLE = 1 << 20
 """Largest tensor file that is fetched whole even if only its header is asked for, in bytes."""
@@ -114,7 +113,7 @@ class RemoteFolder(Folder):
     def open_tensors(self, name: str) -> TensorFile:
         """See `Folder`; a file that is not here is read in ranges where its form allows it."""
         file = self._require(name)
-        is_ranged = PurePosixPath(name).suffix in RANGED_ENDINGS and file.size is not None and file.size > FETCHED_WHOLE
+        is_ranged = PurePosixPath(name).suffix in ENDINGS and file.size is not None and file.size > FETCHED_WHOLE
         if is_ranged and file.here() is None:
             try:
                 if ranged := open_ranged(file):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sae_fast.errors import FormatError
 from sae_fast.sources.layout import SAFETENSORS_DTYPES, LocalRanges, npz_layout
+from sae_fast.sources.torch_layout import flattened
 
 ENDINGS = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt")
 """Endings of tensor files."""
@@ -109,7 +110,7 @@ class TorchFile(TensorFile):
 
     def __init__(self, file: Path, place: str) -> None:
         self.place = place
-        flat = dict(_flattened(_unpickled(file, place)))
+        flat = dict(flattened(_unpickled(file, place)))
         self._tensors = {key: value.detach() for key, value in flat.items() if isinstance(value, Tensor)}
         self.values = {key: value for key, value in flat.items() if not isinstance(value, Tensor)}
         self.shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
@@ -130,12 +131,3 @@ def _unpickled(file: Path, place: str) -> Any:
         ) from error
     except Exception as error:  # torch raises whatever its parsers meet in a damaged file
         raise FormatError(f"{place}: not a file of torch.save, or damaged ({type(error).__name__}: {error})") from error
-
-
-def _flattened(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(value, Mapping):
-        return [(prefix, value)]
-    pairs = []
-    for key, inner in value.items():
-        pairs += _flattened(inner, f"{prefix}.{key}" if prefix else str(key))
-    return pairs
