@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_fast.errors import FormatError, HookNotFoundError, ShapeError
-from sae_fast.lm import families, hooks
+from sae_fast.errors import ArgumentError, FormatError, HookNotFoundError, ShapeError
+from sae_fast.lm import families, generation, hooks
 from sae_fast.lm.families import HookPoint
+from sae_fast.lm.generation import Generation
 from sae_fast.lm.interface import Edit, LanguageModel, Unembed
+from sae_fast.lm.splice import Splice
 
 _NOT_D_MODEL = ("attn.hook_z", "mlp.hook_pre", "mlp.hook_post")
 
@@ -125,6 +127,30 @@ class TransformersLM(LanguageModel):
             logits = self._forward(token_ids, attention_mask, grad).logits
         self._require_reached(points, reached)
         return logits
+
+    def _generate(self, token_ids: Tensor, mask: Tensor, splice: Splice, options: dict[str, Any]) -> Generation:
+        functions = splice.functions()
+        points = {name: self._point(name) for name in functions}
+        token_ids, mask = self._checked(token_ids, mask)
+        if "hook_pos_embed" in self._points and self.n_ctx is not None:
+            room = self.n_ctx - int(mask.sum(1).max())
+            if (asked := options["max_new_tokens"]) > room:
+                raise ArgumentError("max_new_tokens", expected=f"at most {room} (n_ctx = {self.n_ctx})", got=asked)
+
+        def visit(name: str, activation: Tensor) -> Tensor:
+            return self._edited(name, activation, functions[name])
+
+        hooked = hooks.visiting(self.model, points, visit, self._norm_offset)
+        ids, details = generation.generate(self.model, token_ids, mask, splice.begin, hooked, options)
+        return Generation(
+            token_ids=ids,
+            attention_mask=generation.with_end(ids, mask, generation.end_ids_of(self.model, options)),
+            prompt_length=token_ids.shape[1],
+            texts=None
+            if self.tokenizer is None
+            else self.tokenizer.batch_decode(ids[:, token_ids.shape[1] :], skip_special_tokens=True),
+            details=details,
+        )
 
     def unembed(self) -> Unembed:
         """See `LanguageModel`."""

@@ -1,6 +1,7 @@
 """Tiny random language models of each family, in memory, with no weight at a value that would hide a mistake."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import transformers
 
 from sae_fast.lm.transformers import TransformersLM
+from sae_fast.sae import SAE, SAEConfig
 
 D_MODEL, N_LAYERS, D_VOCAB, N_CTX = 32, 3, 70, 64
 _SIZES = {"vocab_size": D_VOCAB, "hidden_size": D_MODEL, "num_hidden_layers": N_LAYERS, "num_attention_heads": 4}
@@ -73,6 +75,12 @@ def lm(request: pytest.FixtureRequest) -> TransformersLM:
     return build(request.param)
 
 
+@pytest.fixture(scope="session", params=("gpt2", "llama", "gemma2"))
+def main_lm(request: pytest.FixtureRequest) -> TransformersLM:
+    """A language model of each of the three main families in turn."""
+    return build(request.param)
+
+
 @pytest.fixture(scope="session")
 def gpt2() -> TransformersLM:
     return build("gpt2")
@@ -87,3 +95,35 @@ def neox() -> TransformersLM:
 def token_ids() -> torch.Tensor:
     """int64 [3, 11], no padding and no special token."""
     return torch.randint(3, D_VOCAB, (3, 11), generator=torch.Generator().manual_seed(1))
+
+
+MakeSae = Callable[..., SAE]
+
+
+@pytest.fixture(scope="session")
+def make_sae() -> MakeSae:
+    """Random SAEs of `D_MODEL` to 64 features; keywords go to the configuration."""
+
+    def make(hook_name: str = "blocks.1.hook_resid_post", architecture: str = "jumprelu", seed: int = 0, **config: Any) -> SAE:
+        generator = torch.Generator().manual_seed(seed)
+        settings: dict[str, Any] = {"architecture": architecture, "d_in": D_MODEL, "d_sae": 64, "hook_name": hook_name}
+        settings |= {"k": 4} if architecture in ("topk", "abstopk") else {}
+        cfg = SAEConfig(**settings | config)
+
+        def normal(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=generator)
+
+        out = (len(cfg.hook_names_out), cfg.d_out) if cfg.hook_names_out else (cfg.d_out,)
+        tensors = {"W_enc": normal(cfg.d_in, cfg.d_sae) / 4, "W_dec": normal(cfg.d_sae, *out) / 4, "b_dec": normal(*out) / 4}
+        match architecture:
+            case "gated":
+                tensors |= {name: normal(cfg.d_sae) / 4 for name in ("b_gate", "b_mag", "r_mag")}
+            case "jumprelu":
+                tensors |= {"b_enc": normal(cfg.d_sae) / 4, "threshold": normal(cfg.d_sae).abs() + 0.5}
+            case _:
+                tensors |= {"b_enc": normal(cfg.d_sae) / 4}
+        if cfg.skip:
+            tensors["W_skip"] = normal(cfg.d_out, cfg.d_in) / 4
+        return SAE(cfg, **tensors)
+
+    return make
