@@ -17,7 +17,7 @@ example:
 """
 
 
-def add_parser(commands: Any) -> None:
+def register(commands: Any) -> None:
     """Add `contrast` to the subcommands of an argument parser."""
     parser = commands.add_parser(
         "contrast",

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from sae_fast.contrast.designs import Columns, Design, Floats
 from sae_fast.progress import Advance
 
-FIRST = 2_000
+FIRST = 1_000
 """Permutations that every feature goes through: those of the max-T p-values."""
 ENOUGH = 50
 """Permutations that reach the observed statistic, after which a feature is decided: its p-value then has a relative standard
 error below 1 / sqrt(ENOUGH) = 14 %."""
-BATCH = 2_000
+BATCH = 1_000
 BLOCK_BYTES = 64 * 2**20
 """Of a dense block of units × features or permutations × features."""
 WORK = 4e11

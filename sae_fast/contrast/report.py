@@ -175,3 +175,13 @@ def _sae(content: dict[str, Any]) -> SaeContrast:
     if any(isinstance(value, bool) or not isinstance(value, int | float | None) for value in numbers):
         raise ValueError(f"a column of {sae.name} holds something else than numbers")
     return sae
+
+
+def _require_plain(part: dict[str, Any]) -> None:
+    """What stands in the page as it is has its own type."""
+    kinds: dict[str, type] = {"name": str, "model": str, "hook_name": str, "architecture": str, "pool": str, "tokens": str}
+    kinds |= dict.fromkeys(("n_texts", "n_tokens", "n_empty", "n_cut", "d_sae", "n_never", "n_rare", "permutations"), int)
+    kinds |= {"seed": int, "resamples": int, "paired": bool, "alpha": float}
+    for key, value in part.items():
+        if key in kinds and type(value) is not kinds[key]:
+            raise TypeError(f"{key} is {value!r}")
