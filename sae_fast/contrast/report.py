@@ -155,6 +155,8 @@ def column(values: Iterable[float]) -> Column:
 
 def _contrast(content: dict[str, Any]) -> Contrast:
     saes = tuple(_sae(sae) for sae in content["saes"])
+    for part in (content, content["a"], content["b"], *content["saes"]):
+        _require_plain(part)
     plain: dict[str, Any] = {
         field.name: content[field.name] for field in fields(Contrast) if field.name not in ("a", "b", "saes")
     }
