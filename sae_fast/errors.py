@@ -2,18 +2,26 @@
 
     SaeFastError
     ├── ArgumentError                    an argument is missing or not allowed here
+    ├── ConfigError                      a configuration file: not TOML, unknown key, wrong type
+    ├── CorpusError                      a corpus: missing, empty, no such column, text that cannot be encoded
+    ├── DiskFullError                    no space left; what was finished before is kept
     ├── FormatError                      a file or folder is not what its format promises
     │   └── SourceError                  a name leads to no files, or they cannot be fetched
     │       └── UnreachableError         the server that holds them does not answer
     ├── HookNotFoundError                the language model has no such hook
     ├── ImplementationUnavailableError   the implementation that was asked for cannot run
+    ├── MismatchError                    parts that do not fit each other
     ├── MissingExtraError                an optional package is needed and not installed
     ├── ModelNotFoundError               no language model at that place
     ├── NonFiniteError                   NaN or infinity where numbers are needed
-    └── ShapeError                       a tensor has the wrong shape or dtype
+    ├── ShapeError                       a tensor has the wrong shape or dtype
+    └── StoreError                       a folder of tokens or activations: missing, unfinished, of another version
 
 A message says what is wrong, what was expected, what was found, and what to do about it.
 """
+
+import difflib
+from collections.abc import Iterable
 
 _NOTHING = object()
 
@@ -43,6 +51,18 @@ class ArgumentError(SaeFastError):
     """An argument is missing, or has a value that is not allowed here."""
 
 
+class ConfigError(SaeFastError):
+    """A configuration that cannot be read, or whose content is not valid."""
+
+
+class CorpusError(SaeFastError):
+    """A corpus that cannot be read, or holds nothing to read."""
+
+
+class DiskFullError(SaeFastError):
+    """No space left on the device; what was being written has been removed, what was finished is kept."""
+
+
 class FormatError(SaeFastError):
     """A file or folder does not hold what its format promises; the message begins with the path."""
 
@@ -67,6 +87,10 @@ class MissingExtraError(SaeFastError):
     """An optional package is needed and not installed; the message names the extra that brings it."""
 
 
+class MismatchError(SaeFastError):
+    """Two inputs that do not belong together."""
+
+
 class ModelNotFoundError(SaeFastError):
     """There is no language model at the place that was named."""
 
@@ -77,3 +101,13 @@ class NonFiniteError(SaeFastError):
 
 class ShapeError(SaeFastError):
     """A tensor has the wrong shape or dtype; the message names the argument."""
+
+
+class StoreError(SaeFastError):
+    """A folder of tokens or activations is missing, unfinished, damaged, or of another version."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return `" Did you mean 'x'?"` for the closest of `valid`, or an empty string where none is close."""
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""

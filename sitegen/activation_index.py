@@ -18,8 +18,8 @@ import scipy.sparse
 from numpy.typing import NDArray
 from safetensors.numpy import save as to_safetensors
 
+from sae_fast.files import write_whole
 from sitegen.errors import CacheError
-from sitegen.files import write_whole
 
 INDEX_VERSION = 1
 INDEX_FILE = "index.json"

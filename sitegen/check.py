@@ -15,7 +15,8 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import msgspec
 
-from sitegen.errors import OutputError, SitegenError, nearest
+from sae_fast.errors import nearest
+from sitegen.errors import OutputError, SitegenError
 from sitegen.records import CONTRACT_VERSION, Example, FeatureTable, Manifest, SaeInfo, Shard
 from sitegen.write.output import MANIFEST
 from sitegen.write.shards import COLD_VIEW_BYTES, shard_path

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from sae_fast import SAE, SparseActs
+from sae_fast.corpus.tokens import COUNTED, PADDING, TokenDataset
 from sae_fast.lm import LanguageModel
 from sitegen.activation_index import ActivationIndexWriter
 from sitegen.errors import MismatchError, NonFiniteError
 from sitegen.progress import Advance
-from sitegen.tokens import COUNTED, PADDING, TokenDataset
 
 VERSION = 1
 """Raised when the same inputs give another index."""

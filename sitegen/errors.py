@@ -2,7 +2,6 @@
 
     SitegenError
     ├── ReleaseError            a release file: missing, not TOML, unknown key, wrong type
-    ├── CorpusError             a corpus: missing, empty, no such column, text that cannot be encoded
     ├── MismatchError           parts that do not fit each other: an SAE and its hook, an index and its dataset
     ├── NonFiniteError          NaN or infinity where a number was expected
     ├── CacheError              the cache folder: in use by another build, or damaged
@@ -16,9 +15,6 @@ The command line prints the message of a `SitegenError` (or of `sae_fast.errors.
 with status 2. Every message says what is wrong, what was expected, what was found, and what to do.
 """
 
-import difflib
-from collections.abc import Iterable
-
 
 class SitegenError(Exception):
     """Base of all errors of this package."""
@@ -26,10 +22,6 @@ class SitegenError(Exception):
 
 class ReleaseError(SitegenError):
     """A release file that cannot be read, or whose content is not valid."""
-
-
-class CorpusError(SitegenError):
-    """A corpus that cannot be read, or holds nothing to read."""
 
 
 class MismatchError(SitegenError):
@@ -62,9 +54,3 @@ class NotOurFolderError(OutputError):
 
 class DiskFullError(OutputError):
     """No space left on the device; what was being written has been removed."""
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return `" Did you mean 'x'?"` for the closest of `valid`, or an empty string where none is close."""
-    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""

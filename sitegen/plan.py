@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sae_fast import SAEConfig, formats
+from sae_fast.corpus import corpus_fingerprint
+from sae_fast.files import content_fingerprint, source_fingerprint
 from sitegen import collect
-from sitegen.corpus import corpus_fingerprint
 from sitegen.errors import MismatchError, ReleaseError
-from sitegen.files import content_fingerprint, source_fingerprint
 from sitegen.records import FeatureId
 from sitegen.release import Release, SaeOptions
 from sitegen.stages import Stage

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sae_fast.corpus import Corpus, Document, open_corpus
+from sae_fast.corpus.tokens import TokenDataset
 from sitegen.activation_index import ActivationIndex
-from sitegen.corpus import Corpus, Document, open_corpus
 from sitegen.errors import ReleaseError
 from sitegen.plan import Plan, make_plan
 from sitegen.progress import Progress, duration, size
@@ -18,7 +19,6 @@ from sitegen.records import FeatureId, FeatureRecord
 from sitegen.release import Release
 from sitegen.report import BuildReport
 from sitegen.run import run
-from sitegen.tokens import TokenDataset
 from sitegen.write.encode import gzip, to_json
 
 SHARE = 100

@@ -6,8 +6,9 @@ from functools import cached_property, lru_cache
 from html import escape
 from pathlib import Path
 
+from sae_fast.errors import nearest
 from sitegen.check import read_data
-from sitegen.errors import OutputError, nearest
+from sitegen.errors import OutputError
 from sitegen.records import Example, FeatureRecord, FeatureTable, Manifest, SaeInfo, Shard
 from sitegen.write import numbers
 from sitegen.write.output import MANIFEST, is_ours

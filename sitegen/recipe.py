@@ -12,8 +12,8 @@ from pathlib import Path
 
 import sae_fast
 import site_templates
-from sitegen.corpus import corpus_fingerprint
-from sitegen.files import content_fingerprint, fingerprint, source_fingerprint
+from sae_fast.corpus import corpus_fingerprint
+from sae_fast.files import content_fingerprint, fingerprint, source_fingerprint
 from sitegen.progress import Progress
 from sitegen.records import FeatureId
 from sitegen.release import DEMO, Release

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import orjson
 
-from sitegen.files import write_whole
+from sae_fast.files import write_whole
 from sitegen.records import FeatureId, FeatureRecord
 
 FEATURES_PER_FILE = 256

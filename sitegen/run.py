@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import sae_fast
-from sitegen.files import folder_size
+from sae_fast.corpus.tokens import TokenDataset
+from sae_fast.files import folder_size
 from sitegen.plan import Plan
 from sitegen.progress import Progress
 from sitegen.record_files import RecordFiles
 from sitegen.records import CorpusInfo, Manifest, Metrics, ModelInfo, SaeInfo
 from sitegen.report import BuildReport, peak_memory_bytes
 from sitegen.stages import Timings
-from sitegen.tokens import TokenDataset
 from sitegen.workbench import Workbench
 from sitegen.write import OutputDir, write_site
 

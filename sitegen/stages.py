@@ -19,8 +19,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sae_fast.files import fingerprint, folder_size, reported_full, write_whole
 from sitegen.errors import CacheError
-from sitegen.files import fingerprint, folder_size, reported_full, write_whole
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,21 @@ import numpy as np
 import torch
 
 import sae_fast
+from sae_fast.corpus import open_corpus
+from sae_fast.corpus.options import local_path
+from sae_fast.corpus.tokenise import Tokeniser, choose_prefix, write_tokens
+from sae_fast.corpus.tokens import TokenDataset
 from sae_fast.evaluation import evaluate
+from sae_fast.files import reported_full, write_whole
 from sae_fast.lm import LanguageModel
 from sitegen import collect, facts
 from sitegen.activation_index import ActivationIndex, ActivationIndexWriter
-from sitegen.corpus import open_corpus
-from sitegen.corpus.tokenise import Tokeniser, choose_prefix, write_tokens
-from sitegen.files import reported_full, write_whole
 from sitegen.plan import Plan, SaePlan, slugified
 from sitegen.progress import Progress
 from sitegen.record_files import RecordFiles
 from sitegen.records import Metrics, ModelInfo
-from sitegen.release import SaeOptions, local_path
+from sitegen.release import SaeOptions
 from sitegen.stages import Stage, StageReport
-from sitegen.tokens import TokenDataset
 from sitegen.vocabulary import Vocabulary
 
 MODEL_FILE = "model.json"

@@ -13,7 +13,7 @@ import numpy as np
 from sitegen.activation_index import ActivationIndex, ActivationIndexWriter
 from sitegen.facts import FactOptions
 from sitegen.records import Example, FeatureRecord
-from sitegen.tokens import COUNTED, PADDING, TokenDataset
+from sae_fast.corpus.tokens import COUNTED, PADDING, TokenDataset
 
 ROUNDED = 5.001e-5
 """Relative error of five significant digits."""

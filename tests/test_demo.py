@@ -13,7 +13,7 @@ import sae_fast
 from sitegen import reader
 from sitegen.collect import Batch
 from sitegen.facts import FactOptions
-from sitegen.tokens import TokenDataset
+from sae_fast.corpus.tokens import TokenDataset
 
 FOLDER = Path(__file__).resolve().parent.parent / "sitegen" / "demo"
 SAES = ("topk", "jumprelu", "batchtopk")

@@ -15,8 +15,8 @@ import torch
 
 import sae_fast
 import sae_fast.lm
+from sae_fast.corpus import standard_library
 from sae_fast.evaluation import evaluate
-from sitegen.demo import standard_library
 from sitegen.demo.train_lm import token_stream
 from sitegen.demo.train_saes import CONTEXT, contexts
 

@@ -22,7 +22,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from sitegen.demo import standard_library
+from sae_fast.corpus import standard_library
 
 PACKAGES = ("torch", "numpy", "sympy", "networkx", "jinja2", "huggingface_hub", "datasets", "scipy", "httpx", "fsspec")
 """BSD-, MIT- or Apache-licensed packages whose `.py` files join the training text."""

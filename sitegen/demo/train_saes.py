@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 import sae_fast.lm
+from sae_fast.corpus import standard_library
 from sae_fast.training import SAETrainer, ShuffleBuffer, StepMetrics, TrainConfig, train
-from sitegen.demo import standard_library
 from sitegen.demo.train_lm import token_stream
 
 CONTEXT = 128

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sitegen.tokens import COUNTED, PADDING, TokenDataset
+from sae_fast.corpus.tokens import COUNTED, PADDING, TokenDataset
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sae_fast.corpus.tokens import TokenDataset
 from sitegen.explain.attributes import Attribute, attributes
 from sitegen.explain.halves import LabelCorpus
 from sitegen.explain.rules import Evidence, best_rules
@@ -13,7 +14,6 @@ from sitegen.explain.wording import listed, quoted
 from sitegen.facts.activations import FeatureRange
 from sitegen.facts.rounding import significant_one
 from sitegen.records import Label, Logits
-from sitegen.tokens import TokenDataset
 from sitegen.vocabulary import Vocabulary
 
 MIN_ACTIVE = 10

@@ -6,8 +6,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from sae_fast.corpus.tokens import PADDING, TokenDataset
 from sitegen.facts.activations import FeatureRange
-from sitegen.tokens import PADDING, TokenDataset
 
 
 @dataclass(frozen=True)

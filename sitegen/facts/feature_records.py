@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sae_fast.corpus.tokens import TokenDataset
 from sitegen.activation_index import ActivationIndex
 from sitegen.errors import MismatchError, NonFiniteError
 from sitegen.explain.labeller import Labeller
@@ -21,7 +22,6 @@ from sitegen.facts.options import FactOptions
 from sitegen.facts.tokens import top_tokens
 from sitegen.facts.windows import example_groups
 from sitegen.records import Dead, FeatureRecord
-from sitegen.tokens import TokenDataset
 from sitegen.vocabulary import Vocabulary
 
 Progress = Callable[[int], object]

@@ -213,7 +213,7 @@ def test_a_full_disk_leaves_nothing_half_written(
 
 def test_a_python_caller_gets_exceptions(write_release: Write, tmp_path: Path) -> None:
     """`sitegen.build` raises what the command prints."""
-    from sitegen.errors import CorpusError
+    from sae_fast.errors import CorpusError
 
     arguments: dict[str, Any] = {"out": tmp_path / "site", "cache": tmp_path / "cache", "progress": False}
     with pytest.raises(CorpusError, match="empty"):

@@ -18,9 +18,9 @@ import torch
 import sae_fast
 import sae_fast.lm
 import sitegen
+from sae_fast.corpus.tokens import COUNTED, PADDING, TokenDataset
 from sitegen.recipe import build, default_cache
 from sitegen.release import DEMO, Release
-from sitegen.tokens import COUNTED, PADDING, TokenDataset
 
 ROOT = Path(__file__).resolve().parents[2]
 

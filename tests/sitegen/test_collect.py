@@ -10,16 +10,16 @@ import torch
 
 import sae_fast
 import sae_fast.lm
+from sae_fast.corpus import Corpus
+from sae_fast.corpus.options import CorpusOptions
+from sae_fast.corpus.rows import ListRows
+from sae_fast.corpus.tokenise import Tokeniser, write_tokens
+from sae_fast.corpus.tokens import COUNTED, PADDING, TokenDataset
 from sae_fast.errors import HookNotFoundError
 from sitegen import collect
 from sitegen.activation_index import ActivationIndex, ActivationIndexWriter
 from sitegen.collect import Target
-from sitegen.corpus import Corpus
-from sitegen.corpus.rows import ListRows
-from sitegen.corpus.tokenise import Tokeniser, write_tokens
 from sitegen.errors import MismatchError, NonFiniteError
-from sitegen.release import CorpusOptions
-from sitegen.tokens import COUNTED, PADDING, TokenDataset
 
 HOOKS = {"topk": "blocks.1.hook_resid_post", "jumprelu": "blocks.0.hook_mlp_out", "batchtopk": "blocks.2.hook_resid_pre"}
 

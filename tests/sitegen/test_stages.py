@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sitegen import files
+from sae_fast import files
+from sae_fast.files import content_fingerprint, fingerprint, folder_size, source_fingerprint, write_whole
 from sitegen.errors import CacheError
-from sitegen.files import content_fingerprint, fingerprint, folder_size, source_fingerprint, write_whole
 from sitegen.record_files import FEATURES_PER_FILE, RecordFiles
 from sitegen.records import Example, ExampleGroup, FeatureRecord, Histogram, Label
 from sitegen.stages import Stage, Timings, locked

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from brute_force import write_index
 
+from sae_fast.corpus.tokens import TokenDataset
 from sitegen.explain.halves import LabelCorpus
 from sitegen.explain.labeller import Labeller
 from sitegen.facts.activations import read_ranges
 from sitegen.records import Histogram, Label, Logits
-from sitegen.tokens import TokenDataset
 from sitegen.vocabulary import Vocabulary
 
 N_DOCUMENTS = 120

@@ -11,10 +11,10 @@ import pytest
 import torch
 from brute_force import Dense, write_index
 
+from sae_fast.corpus.tokens import TokenDataset
 from sitegen.activation_index import ActivationIndex
 from sitegen.facts import FactOptions, compute
 from sitegen.records import FeatureRecord
-from sitegen.tokens import TokenDataset
 from sitegen.vocabulary import Vocabulary
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from sitegen.corpus.files import open_file, open_folder
-from sitegen.corpus.hub import is_saved_dataset, open_hub, open_saved
-from sitegen.corpus.rows import ListRows, Order, Rows
-from sitegen.demo import standard_library
-from sitegen.errors import CorpusError, nearest
-from sitegen.files import fingerprint, source_fingerprint
-from sitegen.release import STANDARD_LIBRARY, CorpusOptions, local_path
+from sae_fast.corpus import standard_library
+from sae_fast.corpus.files import open_file, open_folder
+from sae_fast.corpus.hub import is_saved_dataset, open_hub, open_saved
+from sae_fast.corpus.options import STANDARD_LIBRARY, CorpusOptions, local_path
+from sae_fast.corpus.rows import ListRows, Order, Rows
+from sae_fast.errors import CorpusError, nearest
+from sae_fast.files import fingerprint, source_fingerprint
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 

@@ -1,4 +1,4 @@
-"""Files of the cache: written whole or not at all, and known by their content."""
+"""Files of a cache or a store: written whole or not at all, and known by their content."""
 
 import errno
 import hashlib
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sitegen.errors import DiskFullError
+from sae_fast.errors import DiskFullError
 
 HASHED_BYTES = 200 * 10**6
 """Files up to this size are known by their content, larger ones by size and time of change."""
@@ -39,7 +39,7 @@ def reported_full(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(
                 f"No space left on the device that holds {path.parent} (could not write {path.name}). Finished parts are kept: "
-                "free some space, or name another folder with --cache, and start again."
+                "free some space, or name another folder, and start again."
             ) from error
         raise
 

@@ -5,8 +5,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from sitegen.corpus.rows import Order
-from sitegen.errors import CorpusError, MissingExtraError, nearest
+from sae_fast.corpus.rows import Order
+from sae_fast.errors import CorpusError, MissingExtraError, nearest
 
 
 class DatasetRows:

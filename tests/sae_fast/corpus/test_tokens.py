@@ -10,12 +10,12 @@ import tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sitegen.corpus import Corpus
-from sitegen.corpus.rows import ListRows
-from sitegen.corpus.tokenise import Tokeniser, choose_prefix, write_tokens
-from sitegen.errors import CacheError, CorpusError, MismatchError
-from sitegen.release import CorpusOptions
-from sitegen.tokens import COUNTED, PADDING, UNCOUNTED, TokenDataset, TokenDatasetWriter
+from sae_fast.corpus import Corpus
+from sae_fast.corpus.options import CorpusOptions
+from sae_fast.corpus.rows import ListRows
+from sae_fast.corpus.tokenise import Tokeniser, choose_prefix, write_tokens
+from sae_fast.corpus.tokens import COUNTED, PADDING, UNCOUNTED, TokenDataset, TokenDatasetWriter
+from sae_fast.errors import CorpusError, MismatchError, StoreError
 
 BYTE_LEVEL = tiny.byte_level_tokenizer()
 METASPACE = tiny.metaspace_tokenizer(chat_template=tiny.CHAT_TEMPLATE)
@@ -232,7 +232,7 @@ def test_a_corpus_without_counted_tokens_is_refused(tmp_path: Path, make: Callab
     """Where nothing is left to count there is an error, and no dataset that looks finished."""
     with pytest.raises(CorpusError):
         make(tmp_path / "tokens")
-    with pytest.raises(CacheError):
+    with pytest.raises(StoreError):
         TokenDataset.open(tmp_path / "tokens")
 
 
@@ -246,5 +246,5 @@ def test_an_unfinished_dataset_is_not_opened(tmp_path: Path) -> None:
     """Arrays without dataset.json are no dataset."""
     with TokenDatasetWriter(tmp_path, 8) as writer:
         writer.add("a", np.arange(20, dtype=np.int32), np.full(20, COUNTED, dtype=np.uint8))
-    with pytest.raises(CacheError, match=r"dataset\.json"):
+    with pytest.raises(StoreError, match=r"dataset\.json"):
         TokenDataset.open(tmp_path)

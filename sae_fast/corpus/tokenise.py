@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sitegen.corpus.chat import encode_chat
-from sitegen.corpus.corpus import Corpus, Document
-from sitegen.errors import CorpusError, MismatchError
-from sitegen.progress import Advance
-from sitegen.tokens import COUNTED, UNCOUNTED, TokenDataset, TokenDatasetWriter
+from sae_fast.corpus.chat import encode_chat
+from sae_fast.corpus.corpus import Corpus, Document
+from sae_fast.corpus.tokens import COUNTED, UNCOUNTED, TokenDataset, TokenDatasetWriter
+from sae_fast.errors import CorpusError, MismatchError
+from sae_fast.progress import Advance
 
 BATCH_DOCUMENTS = 64
 

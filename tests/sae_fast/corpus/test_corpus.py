@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import tiny
 
-from sitegen.corpus import Corpus, Message, corpus_fingerprint, open_corpus
-from sitegen.corpus.corpus import library
-from sitegen.demo import standard_library
-from sitegen.errors import CorpusError
-from sitegen.release import CorpusOptions
+from sae_fast.corpus import Corpus, Message, corpus_fingerprint, open_corpus, standard_library
+from sae_fast.corpus.corpus import library
+from sae_fast.corpus.options import CorpusOptions
+from sae_fast.errors import CorpusError
 
 DOCUMENTS = tiny.texts(10)
 

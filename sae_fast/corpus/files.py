@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sitegen.corpus.rows import ChainedRows, ListRows, Order, Rows
-from sitegen.errors import CorpusError
+from sae_fast.corpus.rows import ChainedRows, ListRows, Order, Rows
+from sae_fast.errors import CorpusError
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TABLE_SUFFIXES = (".parquet", ".csv", ".tsv")

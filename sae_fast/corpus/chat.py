@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_fast.errors import ArgumentError, FormatError
+from sae_fast.corpus.corpus import Message
+from sae_fast.errors import ArgumentError, CorpusError, FormatError
 from sae_fast.lm import chat
-from sitegen.corpus.corpus import Message
-from sitegen.errors import CorpusError
 
 
 def encode_chat(

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from sitegen.errors import CacheError
-from sitegen.files import reported_full, write_whole
+from sae_fast.errors import StoreError
+from sae_fast.files import reported_full, write_whole
 
 DATASET_VERSION = 1
 PADDING, COUNTED, UNCOUNTED = 0, 1, 2
@@ -52,14 +52,14 @@ class TokenDataset:
 
     @classmethod
     def open(cls, folder: Path | str) -> "TokenDataset":
-        """Open the dataset in `folder`; CacheError where it is missing, unfinished, or of another version."""
+        """Open the dataset in `folder`; StoreError where it is missing, unfinished, or of another version."""
         folder = Path(folder)
         try:
             info = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise CacheError(f"No token dataset in {folder}: dataset.json is missing (not started, or unfinished).") from None
+            raise StoreError(f"No token dataset in {folder}: dataset.json is missing (not started, or unfinished).") from None
         if info["version"] != DATASET_VERSION:
-            raise CacheError(
+            raise StoreError(
                 f"The token dataset in {folder} has version {info['version']}, expected {DATASET_VERSION}: build it anew."
             )
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "kind", "document", "start")}
