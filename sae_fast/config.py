@@ -83,7 +83,7 @@ class SAEConfig:
     transcoder: bool = False
     """It predicts what is written at `hook_name_out` from what is read at `hook_name`."""
     skip: bool = False
-    """`forward` also adds `x @ W_skip.T`; a layer of a cross-layer transcoder adds it at the first of `hook_names_out`, its own."""
+    """`forward` also adds `x @ W_skip.T`, in a cross-layer transcoder at the first of `hook_names_out`, its own layer."""
     group_sizes: tuple[int, ...] | None = None
     """Matryoshka: the groups of features, in order; the first n of them are an SAE of their own (`SAE.prefix`)."""
     prepend_bos: bool | None = None

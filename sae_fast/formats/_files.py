@@ -1,4 +1,4 @@
-"""Reading and writing the local files of any format: clear errors, and no half-written result."""
+"""Writing the files of any format: the same bytes for the same content, and no half-written result."""
 
 import json
 import os
@@ -9,59 +9,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
-from sae_fast.errors import FormatError, NonFiniteError
+from sae_fast.errors import ArgumentError
+
+Writer = Callable[[Path], object]
+"""Writes one file, given where."""
 
 
-def local_path(source: str | Path) -> Path:
-    """The existing file or folder that `source` names; names on a hub and missing paths raise `FormatError`."""
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
-    text = str(source)
-    if text.startswith(("hf:", "http:", "https:")) or (":" in text and "/" in text.split(":")[0]):
-        raise FormatError(
-            f"{text}: names a place on a hub, and this version reads local files only",
-            advice="Download the folder and load it by its path",
-        )
-    raise FormatError(f"{text}: no such file or folder")
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in `file`."""
+def json_writer(content: Mapping[str, Any]) -> Writer:
+    """JSON with sorted keys. Raises `ArgumentError` for what JSON cannot hold, before anything is written."""
     try:
-        content = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise FormatError(f"{file}: not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise FormatError(f"{file}", expected="a JSON object", got=type(content).__name__)
-    return content
+        text = json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"metadata cannot be written as JSON ({error})") from error
+    return lambda file: file.write_text(text, encoding="utf-8")
 
 
-def require_tensors(file: Path, shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise `FormatError` unless `shapes`, found in `file`, are exactly those of `expected`."""
-    missing, unknown = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
-    if missing or unknown:
-        parts = [f"{word} tensors {', '.join(names)}" for word, names in (("missing", missing), ("unknown", unknown)) if names]
-        raise FormatError(f"{file}: {' and '.join(parts)}", expected=", ".join(sorted(expected)))
-    for name, shape in expected.items():
-        if tuple(shapes[name]) != shape:
-            raise FormatError(f"{file}: {name}", expected=list(shape), got=list(shapes[name]))
+def safetensors_writer(tensors: Mapping[str, Tensor]) -> Writer:
+    """A safetensors file."""
+    return lambda file: save_file(_plain(tensors), file)
 
 
-def require_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise `NonFiniteError` naming the first tensor that holds NaN, or infinity where it makes no sense."""
-    for name, tensor in tensors.items():
-        low, high = torch.aminmax(tensor)
-        # A threshold of infinity is a feature that was switched off.
-        if not torch.isfinite(low) or not (torch.isfinite(high) or (name == "threshold" and not torch.isnan(high))):
-            raise NonFiniteError(
-                f"{file}: {name} holds NaN or infinite values", advice="The file is damaged or training diverged"
-            )
+def pickle_writer(tensors: Mapping[str, Tensor]) -> Writer:
+    """What `torch.load` reads, a plain dictionary of tensors."""
+
+    def write(file: Path) -> None:
+        # Given an open file, torch does not write the file's name into it.
+        with file.open("wb") as opened:
+            torch.save(_plain(tensors), opened)
+
+    return write
 
 
-def write_files(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> None:
+def write_files(folder: Path, writers: Mapping[str, Writer]) -> None:
     """Write the files of `folder` under other names and rename them when all are whole."""
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[Path, Path] = {}
@@ -78,6 +60,15 @@ def write_files(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -
         for source in written:
             with suppress(FileNotFoundError):
                 source.unlink()
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU, each with memory of its own: views would be written with all that they view."""
+    plain = {}
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        plain[name] = tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+    return plain
 
 
 def _give_ordinary_permissions(file: Path) -> None:
