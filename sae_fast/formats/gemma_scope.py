@@ -47,7 +47,7 @@ def describe(source: Source, given: Given) -> Description | None:
     shape = file.shapes.get(keys.get("W_enc", ""), ())
     if len(shape) != 2:
         raise FormatError(f"{file.place}: W_enc", expected="an array [d_in, d_sae]", got=list(shape) or "none")
-    cfg = _config(file.place, given, shape, *file.shapes.get(keys.get("W_dec", ""), ())[1:2])
+    cfg = _config(file.place, given, shape)
     return Description(cfg, {ours: Stored(name, keys.get(ours, ours)) for ours in TENSORS})
 
 
@@ -75,7 +75,7 @@ def _our_name(name: str) -> str:
     return {"w_enc": "W_enc", "w_dec": "W_dec"}.get(name, name)
 
 
-def _config(place: str, given: Given, shape: tuple[int, ...], d_out: int = 0) -> SAEConfig:
+def _config(place: str, given: Given, shape: tuple[int, ...]) -> SAEConfig:
     """What the path says, nearest folder first."""
     release = _RELEASE.search(place)
     size, kind, site = release.groups() if release else (None, None, None)
@@ -102,7 +102,6 @@ def _config(place: str, given: Given, shape: tuple[int, ...], d_out: int = 0) ->
         architecture="jumprelu",
         d_in=shape[0],
         d_sae=shape[1],
-        d_out=d_out,
         hook_name=hook_name,
         model_name=f"google/gemma-2-{size}{'-it' if kind == 'it' else ''}" if size else None,
         prepend_bos=True,

@@ -127,7 +127,7 @@ def _single(name: str, file: TensorFile, config: Settings, given: Given, site: _
         architecture="jumprelu",
         d_in=d_in,
         d_sae=d_sae,
-        d_out=file.shapes["w_dec"][1],
+        d_out=file.shapes["w_dec"][1] if transcoder else d_in,
         hook_name=site.hook_name,
         hook_name_out=site.hook_name_out,
         transcoder=transcoder,

@@ -113,7 +113,7 @@ class _Reader:
             hook_name=self.hook_in,
             hook_name_out=self.hook_out if self.transcoder else None,
             transcoder=self.transcoder,
-            model_name=config.text("model_name"),
+            model_name=config.text("model_name") or _model_in(self.file.place),
             normalize_activations=normalisation,
             input_scale=f_in,
             rescale_acts_by_decoder_norm=by_norm and architecture == "topk",
@@ -188,6 +188,10 @@ class _Reader:
         known = {key: self.config.values.get(key) for key in ("sae_type", "norm_activation", "sparsity_include_decoder_norm")}
         found = re.search(r"(\w+)-Slimpajama-\w+-OpenR1-Math-220k", self.file.place)
         return {key: value for key, value in known.items() if value is not None} | ({"dataset": found[0]} if found else {})
+
+
+def _model_in(place: str) -> str | None:
+    return "deepseek-ai/DeepSeek-R1-Distill-Llama-8B" if "Llama-Scope-R1-Distill" in place else None
 
 
 def _exponential(log_threshold: torch.Tensor) -> torch.Tensor:

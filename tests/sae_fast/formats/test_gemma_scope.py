@@ -86,10 +86,27 @@ def test_the_hook_can_be_given(tmp_path: Path) -> None:
     assert sae_fast.load(folder, hook_name="blocks.2.hook_mlp_out").cfg.hook_name == "blocks.2.hook_mlp_out"
 
 
-def test_transcoders_are_refused(tmp_path: Path) -> None:
-    """A transcoder in the same layout is not taken for an SAE."""
-    with pytest.raises(FormatError, match="a transcoder: expected an SAE"):
-        sae_fast.load(write(tmp_path / "gemma-scope-2b-pt-transcoders" / "layer_1"))
+def test_transcoders_read_before_the_mlp_and_write_after_it(tmp_path: Path) -> None:
+    """The path tells a transcoder, which reads the normalised activation before the norm's weight."""
+    cfg = info(write(tmp_path / "gemma-scope-2b-pt-transcoders" / "layer_1" / "width_16k" / "average_l0_41")).cfg
+
+    assert cfg.transcoder
+    assert (cfg.hook_name, cfg.hook_name_out) == ("blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out")
+
+
+def test_embedding_saes_read_the_embedding_before_it_is_scaled(tmp_path: Path) -> None:
+    """hook_embed is √d times what they were trained on: input and reconstruction, bias included, are rescaled."""
+    params = {name: torch.from_numpy(array).double() for name, array in arrays(d_in=4).items()}
+    x = (torch.arange(24.0) - 12).reshape(6, 4)
+    h = x.double() / 2 @ params["W_enc"] + params["b_enc"]
+    acts = h.relu() * (h > params["threshold"])
+    folder = write(tmp_path / "gemma-scope-2b-pt-res" / "embedding" / "width_4k", **arrays(d_in=4))
+
+    sae = sae_fast.load(folder)
+
+    assert sae.cfg.hook_name == "hook_embed"
+    assert torch.equal(sae.encode(x).to_dense().double(), acts)
+    torch.testing.assert_close(sae(x).double(), (acts @ params["W_dec"] + params["b_dec"]) * 2)
 
 
 @pytest.mark.parametrize("architecture", ["standard", "jumprelu", "batchtopk"])
@@ -163,7 +180,7 @@ def test_nan_and_damage_are_refused(tmp_path: Path) -> None:
     (tmp_path / "params.npz").write_bytes(b"PK nothing")
     with pytest.raises(FormatError, match="not an npz file"):
         sae_fast.load(tmp_path)
-    with pytest.raises(FormatError, match="not an npz file .*b_enc"):
+    with pytest.raises(FormatError, match=r"not an npz file .*b_enc"):
         sae_fast.load(write(tmp_path / "pickle", b_enc=np.array([{"a": 1}] * 10, dtype=object)))
 
 
