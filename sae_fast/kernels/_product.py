@@ -1,7 +1,6 @@
 """The encoder's product over a block of tokens, by either design, reduced to group words."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -103,11 +102,6 @@ class Product:
             BM=tile.rows, BN=tile.columns, BK=tile.depth, PANEL=tile.panel, num_warps=tile.warps, num_stages=tile.stages,
             enable_fp_fusion=True,
         )  # fmt: skip
-
-
-def on_device(x: Tensor) -> AbstractContextManager[object]:
-    """Kernels run on the device that is current, which must be that of x."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 def _chosen(operation: str, x: Tensor, weights: Prepared, k: int | None) -> Choice:

@@ -62,7 +62,7 @@ def select(
 
 
 @triton.jit
-def finish(features, bits, counts, out_features, out_values, k, d_sae, SLOTS: tl.constexpr):
+def finish(features, bits, counts, out_features, out_values, k, SLOTS: tl.constexpr):
     """One program per row: the k largest candidates, ties to the lower feature, sorted by feature.
 
     `out_features` holds 0, 1, … and `out_values` zeros beforehand. Where only p < k candidates are positive, the k - p lowest
@@ -77,7 +77,7 @@ def finish(features, bits, counts, out_features, out_values, k, d_sae, SLOTS: tl
     feature = tl.load(features + row * SLOTS + slot, mask=valid, other=0)
     level = kth_largest(bit, k)
     greater = bit > level
-    tied = (bit == level) & (level > 0)
+    tied = (bit == level) & (bit > 0)
     room = k - tl.sum(greater.to(tl.int32), 0)
     # The largest number below which fewer than `room` of the tied features lie, bit by bit: the last that is let in.
     last = 0
@@ -86,10 +86,15 @@ def finish(features, bits, counts, out_features, out_values, k, d_sae, SLOTS: tl
         last = tl.where(tl.sum((tied & (feature < trial)).to(tl.int32), 0) < room, trial, last)
     chosen = greater | (tied & (feature <= last))
     n_chosen = tl.sum(chosen.to(tl.int32), 0)
-    key = (feature.to(tl.int64) << 32) | bit.to(tl.int64)
-    key = tl.sort(tl.where(chosen, key, 0x7FFFFFFFFFFFFFFF), 0)
-    feature = (key >> 32).to(tl.int32)
-    place = slot + tl.minimum(k - n_chosen, feature - slot)
-    value = (key & 0x7FFFFFFF).to(tl.int32).to(tl.float32, bitcast=True)
-    tl.store(out_features + row * k + place, feature, mask=slot < n_chosen)
-    tl.store(out_values + row * k + place, value, mask=slot < n_chosen)
+    rank = tl.zeros((SLOTS,), tl.int32)
+    for i in tl.range(0, tl.cdiv(n_single, 16) + n_flagged):
+        first = tl.where(16 * i < n_single, 16 * i, SLOTS - 16 * (i + 1 - tl.cdiv(n_single, 16)))
+        other = first + tl.arange(0, 16)
+        exists = other < tl.where(first < n_single, n_single, SLOTS)
+        other_bit = tl.load(bits + row * SLOTS + other, mask=exists, other=-1)
+        other_feature = tl.load(features + row * SLOTS + other, mask=exists, other=0)
+        other_chosen = (other_bit > level) | ((other_bit == level) & (other_bit > 0) & (other_feature <= last))
+        rank += tl.sum((other_chosen[None, :] & (other_feature[None, :] < feature[:, None])).to(tl.int32), 1)
+    place = rank + tl.minimum(k - n_chosen, feature - rank)
+    tl.store(out_features + row * k + place, feature, mask=chosen)
+    tl.store(out_values + row * k + place, bit.to(tl.float32, bitcast=True), mask=chosen)

@@ -4,9 +4,10 @@ import torch
 import triton
 from torch import Tensor
 
+from sae_fast.kernels._card import on_card_of
 from sae_fast.kernels._choice import Choice
 from sae_fast.kernels._groups import INTERPRET
-from sae_fast.kernels._product import Product, Words, on_device
+from sae_fast.kernels._product import Product, Words
 from sae_fast.kernels._refine import refine_candidates
 from sae_fast.kernels._rescan import products, select_rows
 from sae_fast.kernels._select import finish, select
@@ -37,7 +38,7 @@ def encode_topk(
     n, d_sae = x.shape[0], W_enc.d_sae
     features = torch.arange(k, dtype=torch.int32, device=x.device).repeat(n, 1)
     values = torch.zeros(n, k, dtype=torch.float32, device=x.device)
-    with on_device(x):
+    with on_card_of(x):
         if uses_groups(k, product.n_groups) or choice is not None or approximate:
             for tokens, words in product.blocks():
                 _Candidates(product, words, k).write(features[tokens], values[tokens], not approximate)
@@ -74,6 +75,11 @@ def slots(k: int, screen: bool) -> int:
     return triton.next_power_of_2(max(256, 3 * k + 256 if screen else 2 * k + 128))
 
 
+def finish_warps(n_slots: int) -> int:
+    """Warps of `finish`: each thread compares at most 4 candidates with 16 others at a time."""
+    return max(4, n_slots // 128)
+
+
 def lanes(n_groups: int) -> int:
     """Groups that `select` looks at together."""
     return min(4096, triton.next_power_of_2(n_groups))
@@ -98,8 +104,8 @@ class _Candidates:
         self._select(exact)
         self._refine()
         finish[(len(self.counts),)](
-            self.features, self.bits, self.counts, out_features, out_values, self.k, self.product.weights.d_sae,
-            SLOTS=self.slots, num_warps=4 if self.slots <= 512 else 8,
+            self.features, self.bits, self.counts, out_features, out_values, self.k, SLOTS=self.slots,
+            num_warps=finish_warps(self.slots),
         )  # fmt: skip
         n_rows = max(1, min(64, RESCAN_BYTES // (4 * self.product.weights.d_sae)))
         rescan(self.product, self.words.x, self.rescan_rows, self.rescan_count, n_rows, self.k, out_features, out_values)
