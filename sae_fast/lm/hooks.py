@@ -19,6 +19,9 @@ from sae_fast.lm.families import HookPoint
 Visitor = Callable[[str, Tensor], Tensor | None]
 """Called with a hook's name and activation; returns the replacement, or None to leave the activation as it is."""
 
+_OLMO_NORM = "OlmoLayerNorm"
+"""A LayerNorm without weight and bias, and with its epsilon in its code."""
+
 
 @contextmanager
 def visiting(model: nn.Module, points: Mapping[str, HookPoint], visit: Visitor, norm_offset: float = 0.0) -> Iterator[None]:
@@ -60,7 +63,7 @@ def norm_weight(norm: nn.Module, norm_offset: float, width: int) -> Tensor:
 
 def is_centred(norm: nn.Module) -> bool:
     """True for LayerNorm, False for RMSNorm."""
-    return isinstance(norm, nn.LayerNorm)
+    return isinstance(norm, nn.LayerNorm) or type(norm).__name__ == _OLMO_NORM
 
 
 def checked(name: str, new: Any, activation: Tensor) -> Tensor:
@@ -78,6 +81,8 @@ def _epsilon(norm: nn.Module) -> float:
     for attribute in ("eps", "variance_epsilon"):
         if isinstance(value := getattr(norm, attribute, None), float):
             return value
+    if type(norm).__name__ == _OLMO_NORM:
+        return 1e-5
     raise HookNotFoundError(f"epsilon of the norm {norm}", expected="an attribute eps or variance_epsilon", got="neither")
 
 

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Container, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from sae_fast.lm import families, generation, hooks
 from sae_fast.lm.families import HookPoint
 from sae_fast.lm.generation import Generation
 from sae_fast.lm.interface import Edit, LanguageModel, Unembed
+from sae_fast.lm.positions import Window
 from sae_fast.lm.splice import Splice
 
 _NOT_D_MODEL = ("attn.hook_z", "mlp.hook_pre", "mlp.hook_post")
@@ -56,10 +57,11 @@ class TransformersLM(LanguageModel):
         family = families.family_of(self._config)
         if family is not None:
             trunk = families.trunk_path(model, family)
-            self._points = dict(families.named_points(family, trunk, int(self._config.num_hidden_layers)))
+            self._points = dict(families.named_points(model, family, trunk, int(self._config.num_hidden_layers)))
             self._final_norm = self._points["ln_final.hook_normalized"].module
             self._norm_offset = family.norm_offset
         self._widths: dict[str, int] = {}
+        self._shape = torch.Size([1, 1])
 
     def hook_names(self) -> list[str]:
         """See `LanguageModel`; empty for a model of a family that has no TransformerLens names here."""
@@ -101,7 +103,7 @@ class TransformersLM(LanguageModel):
         if wanted:
             # Edits first, so that what is kept at another name of an edited place is the replacement.
             points = {name: self._point(name) for name in (*edits, *wanted)}
-            with hooks.visiting(self.model, points, visit, self._norm_offset), suppress(_AllFoundError):
+            with self._visiting(points, visit), suppress(_AllFoundError):
                 self._forward(token_ids, attention_mask, grad)
             self._require_reached(wanted, found)
         return {name: found[name] for name in hook_names}
@@ -123,7 +125,7 @@ class TransformersLM(LanguageModel):
             reached.add(name)
             return self._edited(name, activation, edits[name])
 
-        with hooks.visiting(self.model, points, visit, self._norm_offset):
+        with self._visiting(points, visit):
             logits = self._forward(token_ids, attention_mask, grad).logits
         self._require_reached(points, reached)
         return logits
@@ -140,8 +142,12 @@ class TransformersLM(LanguageModel):
         def visit(name: str, activation: Tensor) -> Tensor:
             return self._edited(name, activation, functions[name])
 
-        hooked = hooks.visiting(self.model, points, visit, self._norm_offset)
-        ids, details = generation.generate(self.model, token_ids, mask, splice.begin, hooked, options)
+        def begin(window: Window) -> None:
+            self._shape = window.token_ids.shape
+            splice.begin(window)
+
+        hooked = self._visiting(points, visit)
+        ids, details = generation.generate(self.model, token_ids, mask, begin, hooked, options)
         return Generation(
             token_ids=ids,
             attention_mask=generation.with_end(ids, mask, generation.end_ids_of(self.model, options)),
@@ -164,6 +170,17 @@ class TransformersLM(LanguageModel):
             centred=norm is not None and hooks.is_centred(norm),
         )
 
+    def _visiting(self, points: Mapping[str, HookPoint], visit: hooks.Visitor) -> AbstractContextManager[None]:
+        """`hooks.visiting` with activations in the shape of the batch, also where a module runs them all in one row."""
+
+        def in_shape(name: str, activation: Tensor) -> Tensor | None:
+            if activation.ndim != 2 or activation.shape[0] != self._shape.numel():
+                return visit(name, activation)
+            new = visit(name, activation.unflatten(0, self._shape))
+            return None if new is None else new.flatten(0, 1)
+
+        return hooks.visiting(self.model, points, in_shape, self._norm_offset)
+
     def _edited(self, name: str, activation: Tensor, edit: Edit) -> Tensor:
         # What a module reads, another may read too: an edit that writes into its argument must not reach both.
         shared = self._point(name).kind in ("input", "stream")
@@ -171,6 +188,7 @@ class TransformersLM(LanguageModel):
 
     def _forward(self, token_ids: Tensor, attention_mask: Tensor | None, grad: bool) -> Any:
         token_ids, mask = self._checked(token_ids, attention_mask)
+        self._shape = token_ids.shape
         arguments = {"input_ids": token_ids, "attention_mask": mask, "use_cache": False}
         if self._takes_positions:
             arguments["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
@@ -200,8 +218,8 @@ class TransformersLM(LanguageModel):
         return token_ids.to(device=device, dtype=torch.int64), attention_mask.to(device=device, dtype=torch.int64)
 
     def _point(self, hook_name: str) -> HookPoint:
-        if hook_name in self._points:
-            return self._points[hook_name]
+        if (named := families.canonical(hook_name)) in self._points:
+            return self._points[named]
         path, _, side = hook_name.rpartition(".")
         modules = dict(self.model.named_modules())
         if path and path in modules and side in ("input", "output"):

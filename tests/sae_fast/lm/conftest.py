@@ -24,31 +24,61 @@ _GEMMA2 = {
 }
 
 
+_SLIDING = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 4}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_GPT = {"n_embd": D_MODEL, "n_layer": N_LAYERS, "n_head": 4}
+_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("GPT2LMHeadModel", {}),
+    "neox": ("GPTNeoXForCausalLM", {"intermediate_size": 48}),
+    "neox-sequential": ("GPTNeoXForCausalLM", {"intermediate_size": 48, "use_parallel_residual": False}),
+    "llama": ("LlamaForCausalLM", _GROUPED),
+    "mistral": ("MistralForCausalLM", {**_GROUPED, "sliding_window": 4}),
+    "qwen2": ("Qwen2ForCausalLM", _GROUPED),
+    "gemma": ("GemmaForCausalLM", {**_GROUPED, "head_dim": 12}),
+    "gemma2": ("Gemma2ForCausalLM", {**_GROUPED, **_GEMMA2}),
+    "gemma3": ("Gemma3ForCausalLM", {**_GROUPED, **_SLIDING, "head_dim": 12, "query_pre_attn_scalar": 12}),
+    "qwen3": ("Qwen3ForCausalLM", {**_GROUPED, "head_dim": 12}),
+    "gpt-neo": (
+        "GPTNeoForCausalLM",
+        {"num_layers": 3, "num_heads": 4, "attention_types": [[["global", "local", "global"], 1]]},
+    ),
+    "gptj": ("GPTJForCausalLM", {**_GPT, "rotary_dim": 4}),
+    "bloom": ("BloomForCausalLM", {"n_layer": 3, "n_head": 4}),
+    "opt": ("OPTForCausalLM", {"ffn_dim": 48, "word_embed_proj_dim": D_MODEL}),
+    "phi": ("PhiForCausalLM", {"intermediate_size": 48}),
+    "phi3": ("Phi3ForCausalLM", _GROUPED),
+    "olmo": ("OlmoForCausalLM", _GROUPED),
+    "olmo2": ("Olmo2ForCausalLM", _GROUPED),
+    "olmo3": ("Olmo3ForCausalLM", {**_GROUPED, **_SLIDING}),
+    "olmoe": ("OlmoeForCausalLM", {**_GROUPED, **_EXPERTS}),
+    "qwen3-moe": ("Qwen3MoeForCausalLM", {**_GROUPED, **_EXPERTS, "head_dim": 12}),
+    "mixtral": ("MixtralForCausalLM", {**_GROUPED, "num_local_experts": 4}),
+    "gpt-oss": ("GptOssForCausalLM", {**_GROUPED, **_SLIDING, "head_dim": 12, "num_local_experts": 4}),
+    "stablelm": ("StableLmForCausalLM", _GROUPED),
+    "stablelm-parallel": ("StableLmForCausalLM", {**_GROUPED, "use_parallel_residual": True}),
+    "starcoder2": ("Starcoder2ForCausalLM", _GROUPED),
+    "smollm3": ("SmolLM3ForCausalLM", _GROUPED),
+    "qwen3.5": (
+        "Qwen3_5ForCausalLM",
+        {
+            **_GROUPED,
+            "head_dim": 12,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+        },
+    ),
+}
+FAMILIES = ("gpt2", "neox", "neox-sequential", "llama", "mistral", "qwen2", "gemma", "gemma2", "gemma3")
+OTHER_FAMILIES = tuple(name for name in _SETTINGS if name not in FAMILIES)
+
+
 def _model(family: str) -> Any:
-    sizes = _SIZES | _COMMON
-    match family:
-        case "gpt2":
-            return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
-        case "neox":
-            return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**sizes, intermediate_size=48))
-        case "neox-sequential":
-            config = transformers.GPTNeoXConfig(**sizes, intermediate_size=48, use_parallel_residual=False)
-            return transformers.GPTNeoXForCausalLM(config)
-        case "llama":
-            return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **_GROUPED))
-        case "mistral":
-            return transformers.MistralForCausalLM(transformers.MistralConfig(**sizes, **_GROUPED, sliding_window=4))
-        case "qwen2":
-            return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**sizes, **_GROUPED))
-        case "gemma":
-            return transformers.GemmaForCausalLM(transformers.GemmaConfig(**sizes, **_GROUPED, head_dim=12))
-        case "gemma2":
-            return transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**sizes, **_GROUPED, **_GEMMA2))
-        case "gemma3":
-            settings = {**_GROUPED, "head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 4}
-            settings["layer_types"] = ["sliding_attention", "full_attention", "sliding_attention"]
-            return transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**sizes, **settings))
-    raise ValueError(family)
+    name, settings = _SETTINGS[family]
+    model_class = getattr(transformers, name)
+    return model_class(model_class.config_class(**_SIZES | _COMMON | settings))
 
 
 @torch.no_grad()
@@ -66,12 +96,15 @@ def build(family: str) -> TransformersLM:
     return TransformersLM(model, tokenizer=None)
 
 
-FAMILIES = ("gpt2", "neox", "neox-sequential", "llama", "mistral", "qwen2", "gemma", "gemma2", "gemma3")
-
-
 @pytest.fixture(scope="session", params=FAMILIES)
 def lm(request: pytest.FixtureRequest) -> TransformersLM:
     """A language model of each family in turn."""
+    return build(request.param)
+
+
+@pytest.fixture(scope="session", params=OTHER_FAMILIES)
+def other_lm(request: pytest.FixtureRequest) -> TransformersLM:
+    """A language model of each further family in turn."""
     return build(request.param)
 
 

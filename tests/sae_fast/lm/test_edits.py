@@ -70,6 +70,7 @@ def test_patching_the_residual_stream_gives_the_other_texts_logits(
         ("attn.hook_z", "hook_attn_out", "hook_resid_pre"),
         ("hook_mlp_in", "hook_mlp_out", "hook_attn_out"),
         ("ln2.hook_normalized", "hook_mlp_out", "hook_attn_out"),
+        ("mlp.hook_in", "hook_mlp_out", "hook_attn_out"),
         ("mlp.hook_post", "hook_mlp_out", "hook_attn_out"),
     ],
 )

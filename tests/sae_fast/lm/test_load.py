@@ -183,7 +183,13 @@ def test_a_model_of_another_family_offers_module_paths(tmp_path: Path) -> None:
     from sae_fast.lm.transformers import TransformersLM
 
     config = transformers.OPTConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32, word_embed_proj_dim=16
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        ffn_dim=32,
+        word_embed_proj_dim=16,
+        do_layer_norm_before=False,
     )
     lm = TransformersLM(transformers.OPTForCausalLM(config), tokenizer=None)
 

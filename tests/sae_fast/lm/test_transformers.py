@@ -76,6 +76,7 @@ def block_by_hand(lm: TransformersLM, layer: int, x: Tensor) -> dict[str, Tensor
         "hook_resid_mid": mid,
         "hook_mlp_in": mlp_in,
         "ln2.hook_normalized": before_weight(ln2, mlp_in),
+        "mlp.hook_in": ln2(mlp_in),
         "mlp.hook_pre": mlp_pre(ln2(mlp_in)),
         "hook_mlp_out": mlp_out,
         "hook_resid_post": x + attn_out + mlp_out,
