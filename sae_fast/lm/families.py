@@ -6,11 +6,11 @@ Values are those of TransformerLens without weight processing (`from_pretrained_
   weight and bias. That is what TransformerLens gives once it has folded them away, and what Gemma Scope's transcoders read.
 * `attn.hook_z` has its heads flattened: `[batch, pos, n_heads * d_head]`.
 
-`hook_mlp_in` is the residual stream that the MLP's norm reads, `mlp.hook_in` what the MLP itself reads: the norm's output. Where
-a block has norms behind attention and MLP (Gemma 2 and 3, OLMo 2 and 3), `hook_attn_out` and `hook_mlp_out` are what is added to
-the residual stream: the output of those. A layer with parallel residual (GPT-NeoX, Pythia, GPT-J, Phi) has no `hook_resid_mid`;
-with one norm for both branches no `ln2` and no `hook_mlp_in` either. A mixture of experts has neither `mlp.hook_pre` nor
-`mlp.hook_post`, and a linear attention layer no `attn` hooks.
+`hook_mlp_in` is the residual stream that the MLP's norm reads, `mlp.hook_in` what the MLP itself reads: the norm's output.
+Where a block has norms behind attention and MLP (Gemma 2 and 3, OLMo 2 and 3), `hook_attn_out` and `hook_mlp_out` are what is
+added to the residual stream: the output of those. A layer with parallel residual (GPT-NeoX, Pythia, GPT-J, Phi) has no
+`hook_resid_mid`; with one norm for both branches no `ln2` and no `hook_mlp_in` either. A mixture of experts has neither
+`mlp.hook_pre` nor `mlp.hook_post`, and a linear attention layer no `attn` hooks.
 """
 
 from collections.abc import Iterator
@@ -83,7 +83,7 @@ def _block(
 
 
 _LEARNED_EMBED = {"hook_embed": HookPoint("wte", "output"), "hook_pos_embed": HookPoint("wpe", "output")}
-_GPT2_BLOCK = dict(ln1="ln_1", attention="attn", ln2="ln_2", mlp_pre="mlp.c_fc", mlp_projection="mlp.c_proj")
+_GPT2_BLOCK: dict[str, Any] = dict(ln1="ln_1", attention="attn", ln2="ln_2", mlp_pre="mlp.c_fc", mlp_projection="mlp.c_proj")
 _GPT2 = Family("h", "ln_f", _LEARNED_EMBED, _block(attention_projection="attn.c_proj", **_GPT2_BLOCK))
 _GPT_NEO = Family("h", "ln_f", _LEARNED_EMBED, _block(attention_projection="attn.attention.out_proj", **_GPT2_BLOCK))
 # What the first block reads: the embedding, with what a model does to it before (Gemma's factor sqrt(d_model), Bloom's norm).
