@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +32,12 @@ class FileServer:
     faults: dict[str, list[Any]] = field(default_factory=dict)
     """By the name of a file, what goes wrong with the next requests: a status, "cut" (half the body), "reset", "short" (a wrong
     length), "change" (another content from now on), "whole" (no ranges), None (nothing)."""
+    retry_after: str = ""
+    """What a busy server says with its status."""
+    has_index: bool = True
+    """Whether folders answer with a page of links."""
+    closed: set[str] = field(default_factory=set)
+    """Repositories that answer 401."""
     tokens: list[tuple[str, str | None]] = field(default_factory=list)
     """(path, Authorization header) of each request."""
 
@@ -52,7 +60,10 @@ def serving(root: Path) -> Iterator[FileServer]:
     class Handler(_Handler):
         server_state = state
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 64
+
+    server = Server(("127.0.0.1", 0), Handler)
     state.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
@@ -94,6 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self.send_error(404)
 
     def _revision(self, repo: str, revision: str) -> None:
+        if repo in self.server_state.closed:
+            return self.send_error(401)
         if not (self.server_state.root / repo).is_dir() or revision not in {"main", COMMIT}:
             return self.send_error(404)
         return self._json({"sha": COMMIT})
@@ -117,8 +130,10 @@ class _Handler(BaseHTTPRequestHandler):
         return entry
 
     def _index(self, folder: Path) -> None:
+        if not self.server_state.has_index:
+            return self.send_error(404)
         links = "".join(f'<li><a href="{place.name}">{place.name}</a>' for place in folder.iterdir())
-        self._send(200, f"<ul>{links}</ul>".encode(), {"Content-Type": "text/html"})
+        return self._send(200, f"<ul>{links}</ul>".encode(), {"Content-Type": "text/html"})
 
     def _redirect(self, target: str) -> None:
         self._send(302, b"", {"Location": target})
@@ -135,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         faults = [] if probe else state.faults.get(place.name, [])
         fault = faults.pop(0) if faults else None
         if isinstance(fault, int):
-            return self.send_error(fault)
+            return self._send(fault, b"", {"Retry-After": state.retry_after} if state.retry_after else {})
         if fault == "change":
             content = content[::-1]
             place.write_bytes(content)
@@ -161,3 +176,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.server_state.sent[name] = self.server_state.sent.get(name, 0) + len(body)
         self.wfile.write(body)
         self.close_connection = True
+        if fault == "reset":
+            # Closing then sends a reset instead of an end.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

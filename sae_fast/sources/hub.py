@@ -36,15 +36,17 @@ class HubAddress:
     """`models`, `datasets` or `spaces`."""
 
     def __str__(self) -> str:
-        revision = "" if self.revision == "main" else f"@{self.revision}"
         path = f"/{self.path}" if self.path else ""
-        return f"hf://{self.prefix}{self.repo}{revision}{path}"
+        return f"hf://{self.prefix}{self.repo}{self._at}{path}"
 
     @property
     def in_mirror(self) -> str:
         """Where a mirror has it: `owner/repo/path`, or `owner/repo@revision/path`."""
-        revision = "" if self.revision == "main" else f"@{quote(self.revision, safe='')}"
-        return f"{self.prefix}{self.repo}{revision}/{self.path}".rstrip("/")
+        return f"{self.prefix}{self.repo}{self._at}/{self.path}".rstrip("/")
+
+    @property
+    def _at(self) -> str:
+        return "" if self.revision == "main" else f"@{quote(self.revision, safe='')}"
 
     @property
     def advice(self) -> str:
@@ -93,7 +95,8 @@ class HubRepo:
     def listing(self, folder: str) -> Mapping[str, RemoteFile] | None:
         """The files directly in a folder by name; None where there is no such folder."""
         if folder not in self._listings:
-            entries = self._entries(folder)
+            is_inside = not {".", ".."} & set(folder.split("/"))
+            entries = self._entries(folder) if is_inside else None
             self._listings[folder] = None if entries is None else self._files(folder, entries)
         return self._listings[folder]
 

@@ -58,9 +58,11 @@ class ServerFolder(RemoteFolder):
 
 
 def file_at(url: str) -> RemoteFile | None:
-    """The file at an address: one byte is asked for, so that the answer tells length, version and whether ranges are served."""
+    """The file at an address; None for nothing or a page. One byte is asked for, which tells length, version and ranges."""
 
-    def receive(response: Response) -> RemoteFile:
+    def receive(response: Response) -> RemoteFile | None:
+        if "html" in (response.headers.get("Content-Type") or ""):
+            return None
         etag = response.headers.get("ETag")
         length = response.headers.get("Content-Length")
         size = content_range(url, response)[2] if response.status == 206 else (int(length) if length else None)

@@ -52,7 +52,7 @@ class _Stored:
 
 
 def torch_layout(file: Ranges) -> tuple[Mapping[str, Span], Mapping[str, Any]] | None:
-    """(tensors, other values) by keys joined with dots; None where this is no archive of the kind that `torch.save` makes now."""
+    """(tensors, other values) by keys joined with dots; None where this is no archive as `torch.save` makes them now."""
     try:
         with zipfile.ZipFile(cast("BinaryIO", Blocks(file))) as archive:
             (index,) = (member for member in archive.infolist() if member.filename.endswith("/data.pkl"))
