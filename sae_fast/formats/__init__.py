@@ -27,6 +27,7 @@ from sae_fast.formats import (
     llama_scope,
     openai,
     openmoss,
+    own,
     qwen_scope,
     saelens,
     sparsify,
@@ -42,6 +43,7 @@ from sae_fast.sources import Source
 __all__ = ["READABLE", "WRITABLE", "SourceInfo", "fetch", "info", "load", "save"]
 
 _FORMATS: dict[str, ModuleType] = {
+    own.NAME: own,
     "saelens": saelens,
     "gemma_scope": gemma_scope,
     "gemma_scope_2": gemma_scope_2,
