@@ -65,7 +65,10 @@ def save(sae: SAE, folder: Path) -> None:
     tensors = sae.tensors()
     if "W_enc" in tensors:
         tensors[ENCODER] = tensors.pop("W_enc").T
-    content = {"format": NAME, "version": VERSION, "config": _written(sae.cfg)}
+    config = _written(sae.cfg)
+    if sae.cfg.d_out == sae.cfg.d_in:
+        del config["d_out"]
+    content = {"format": NAME, "version": VERSION, "config": config}
     write_files(folder, {WEIGHTS: safetensors_writer(tensors), CONFIG: json_writer(content)})
 
 

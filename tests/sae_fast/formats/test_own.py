@@ -73,7 +73,7 @@ def test_parts_are_read_alone(tmp_path: Path) -> None:
 
 
 def test_the_files_are_what_the_page_says(tmp_path: Path) -> None:
-    """Fields at their defaults are left out, keys are sorted, the encoder lies by feature."""
+    """Fields at their defaults, d_out = d_in too, are left out, keys are sorted, the encoder lies by feature."""
     build("topk").save(tmp_path, "sae_fast")
 
     content = json.loads((tmp_path / "sae.json").read_text())
@@ -84,7 +84,6 @@ def test_the_files_are_what_the_page_says(tmp_path: Path) -> None:
         "config": {
             "architecture": "topk",
             "d_in": 6,
-            "d_out": 6,
             "d_sae": 24,
             "k": 4,
             "rescale_acts_by_decoder_norm": True,
