@@ -52,9 +52,9 @@ def hook_of(form: str, repo: str, sae_id: str, path: str) -> str | None:
     """The hook at which an SAE reads, if its name tells."""
     if found := re.match(r"(blocks\.\d+)\.(.*?hook_[a-z_]+?)(?:_\d+)?(?:__|$)", sae_id):
         return f"{found[1]}.{'attn.hook_z' if found[2] == 'hook_z' else found[2]}"
-    layer = layer_of(form, None, sae_id, path)
     if path.startswith("embedding/"):
         return "hook_embed"
+    layer = layer_of(form, None, sae_id, path)
     if form in {"dictionary_learning", "qwen_scope", "goodfire", "deepseek_r1"}:
         site = "hook_resid_post"
     elif form == "circuit_tracer_plt":
@@ -68,6 +68,8 @@ def layer_of(form: str, hook_name: str | None, sae_id: str, path: str) -> int | 
     """The layer that a hook or a name tells."""
     if form == "circuit_tracer_clt":
         return int(path)
+    if hook_name == "hook_embed":
+        return None
     for text in (hook_name or "", path, sae_id):
         if found := re.search(r"(?:blocks\.|layer_?|(?:^|[/_-])[lL](?=\d+(?:[AMRamr_.]|$)))(\d+)", text):
             return int(found[1])
