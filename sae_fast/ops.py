@@ -32,6 +32,7 @@ from sae_fast.sparse import FeatureMajor, SparseActs
 __all__ = [
     "Impl",
     "Prepared",
+    "bias_gradient",
     "decode",
     "decode_error",
     "encode_batch_topk",
@@ -39,7 +40,9 @@ __all__ = [
     "encode_topk",
     "prepare_decoder",
     "prepare_encoder",
+    "sampled_dot",
     "transpose",
+    "weight_gradient",
 ]
 
 
@@ -145,6 +148,42 @@ def transpose(acts: SparseActs, impl: Impl = "auto") -> FeatureMajor:
     """The same entries ordered by feature, then by row (CSC), stored zeros included."""
     result: FeatureMajor = choose("transpose", impl, acts.values).transpose(acts)
     return result
+
+
+def sampled_dot(acts: SparseActs, a: Tensor, rows: Tensor, impl: Impl = "auto") -> Tensor:
+    """`a[t] @ rows[f]` for each stored entry (t, f) of `acts`, [nnz]; the values of `acts` play no part.
+
+    `a` [n, d], `rows` [d_sae, d]. With `W_dec` as rows and the gradient of the reconstruction as `a`, it is the gradient of
+    `decode` by the activations.
+    """
+    (n, d_sae), d = acts.shape, rows.shape[-1]
+    _require_shape("rows", rows, (d_sae, d))
+    _require_shape("a", a, (n, d))
+    result: Tensor = choose("sampled_dot", impl, a, weights=rows).sampled_dot(acts, a, rows)
+    return result
+
+
+def weight_gradient(by_feature: FeatureMajor, a: Tensor, impl: Impl = "auto") -> Tensor:
+    """`acts.T @ a`, [d_sae, d]: the sum of `value * a[token]` over the entries of each feature, zero where there are none.
+
+    `by_feature` is what `transpose(acts)` returns, `a` [n, d]. With the gradient of the reconstruction as `a`, it is the
+    gradient of `decode` by `W_dec`; with gradients of activations as values and `x` as `a`, that of an encoder by `W_enc.T`.
+    """
+    _require_shape("a", a, (by_feature.shape[0], a.shape[-1]))
+    widest = max(by_feature.values, a, key=lambda tensor: tensor.dtype.itemsize)
+    result: Tensor = choose("weight_gradient", impl, by_feature.values, a, weights=widest).weight_gradient(by_feature, a)
+    return result
+
+
+def bias_gradient(by_feature: FeatureMajor, impl: Impl = "auto") -> Tensor:
+    """The sum of each feature's values, [d_sae]. `by_feature` is what `transpose(acts)` returns."""
+    result: Tensor = choose("bias_gradient", impl, weights=by_feature.values).bias_gradient(by_feature)
+    return result
+
+
+def _require_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != expected:
+        raise ShapeError(name, expected=list(expected), got=list(tensor.shape))
 
 
 def _encoder_inputs(

@@ -64,6 +64,31 @@ def transpose(acts: SparseActs) -> FeatureMajor:
     return FeatureMajor(row_pointer(lengths), acts.row_indices()[order], acts.values[order], acts.shape)
 
 
+def sampled_dot(acts: SparseActs, a: Tensor, rows: Tensor) -> Tensor:
+    """a[t] @ rows[f] for each entry (t, f) of `acts`, [nnz]; its values play no part. The gradient of decode by its values."""
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    return (a.to(wide) @ rows.to(wide).T)[acts.row_indices(), acts.col_indices.long()]
+
+
+def weight_gradient(by_feature: FeatureMajor, a: Tensor) -> Tensor:
+    """acts.T @ a, [d_sae, d]: the sum of value * a[token] over each feature's entries."""
+    wide = torch.promote_types(by_feature.values.dtype, torch.float32)
+    return _by_feature_dense(by_feature).to(wide) @ a.to(wide)
+
+
+def bias_gradient(by_feature: FeatureMajor) -> Tensor:
+    """The sum of each feature's values, [d_sae]."""
+    wide = torch.promote_types(by_feature.values.dtype, torch.float32)
+    return _by_feature_dense(by_feature).to(wide).sum(1)
+
+
+def _by_feature_dense(by_feature: FeatureMajor) -> Tensor:
+    """[d_sae, n]."""
+    n, d_sae = by_feature.shape
+    features = torch.arange(d_sae, device=by_feature.rows.device).repeat_interleave(by_feature.feature_ptr.diff())
+    return by_feature.values.new_zeros(d_sae, n).index_put((features, by_feature.rows), by_feature.values)
+
+
 def _selected(values: Tensor, chosen: Tensor) -> SparseActs:
     return SparseActs(
         crow_indices=row_pointer(chosen.sum(1)),

@@ -6,7 +6,18 @@ faster than float32, encoders screen in bfloat16 and compute what passes in floa
 are widened some features at a time, so that memory beyond weights and results stays within a few hundred megabytes.
 """
 
+from sae_fast.cpu.backward import bias_gradient, sampled_dot, weight_gradient
 from sae_fast.cpu.decode import decode, decode_error, transpose
 from sae_fast.cpu.encode import encode_batch_topk, encode_threshold, encode_topk
 
-__all__ = ["decode", "decode_error", "encode_batch_topk", "encode_threshold", "encode_topk", "transpose"]
+__all__ = [
+    "bias_gradient",
+    "decode",
+    "decode_error",
+    "encode_batch_topk",
+    "encode_threshold",
+    "encode_topk",
+    "sampled_dot",
+    "transpose",
+    "weight_gradient",
+]

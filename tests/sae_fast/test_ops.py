@@ -80,6 +80,26 @@ def test_decode_decode_error_and_transpose_equal_the_reference(case: Case) -> No
         assert torch.equal(getattr(by_feature, field), getattr(expected, field))
 
 
+@by_case
+def test_parts_of_the_backward_pass_equal_the_reference(case: Case) -> None:
+    """Where arithmetic is exact, sampled products and the sums by feature are equal, for rows and features of any length."""
+    operands = case.inputs()
+    acts = ops.encode_threshold(operands.x, operands.W_enc, operands.b_enc, operands.threshold - 4)
+    by_feature = reference.transpose(acts)
+
+    for impl in ("torch", "reference"):
+        dots = ops.sampled_dot(acts, operands.x, operands.W_dec, impl=impl)
+        by_weight = ops.weight_gradient(by_feature, operands.x, impl=impl)
+        by_bias = ops.bias_gradient(by_feature, impl=impl)
+
+        dense = acts.to_dense().double()
+        pairs = operands.x.double() @ operands.W_dec.double().T
+        assert torch.equal(dots.double(), pairs[acts.row_indices(), acts.col_indices.long()])
+        assert torch.equal(by_weight.double(), dense.T @ operands.x.double())
+        assert torch.equal(by_bias.double(), dense.sum(0))
+        assert {dots.dtype, by_weight.dtype, by_bias.dtype} == {torch.promote_types(case.dtype, torch.float32)}
+
+
 @by_rounded_case
 def test_encode_topk_is_as_accurate_as_plain_pytorch(case: Case) -> None:
     """The selected values, in order, err no more than torch.topk of the dense product; each is the feature's activation."""
@@ -232,6 +252,9 @@ def call_all(operands: Inputs, impl: ops.Impl) -> dict[str, Callable[[], object]
         "decode": lambda: ops.decode(acts, operands.W_dec, operands.b_dec, impl=impl),
         "decode_error": lambda: ops.decode_error(acts, operands.W_dec, operands.b_dec, operands.x, impl=impl),
         "transpose": lambda: ops.transpose(acts, impl=impl),
+        "sampled_dot": lambda: ops.sampled_dot(acts, operands.x, operands.W_dec, impl=impl),
+        "weight_gradient": lambda: ops.weight_gradient(reference.transpose(acts), operands.x, impl=impl),
+        "bias_gradient": lambda: ops.bias_gradient(reference.transpose(acts), impl=impl),
     }
 
 
