@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE = 1024
 """How many rows are widened at a time to derive something from them."""
 
 
@@ -68,8 +68,13 @@ class Prepared:
     @cached_property
     def residual_norms(self) -> Tensor:
         """Euclidean norm of what each row loses in bfloat16, float32 [d_sae]."""
-        return self._by_row(lambda rows: torch.linalg.vector_norm(rows - rows.to(torch.bfloat16), dim=1))
+        return self._by_row(lambda rows: torch.linalg.vector_norm(rows.sub_(rows.to(torch.bfloat16)), dim=1))
 
     def _by_row(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """`function` of some widened rows at a time, float32 [d_sae]."""
-        return torch.cat([function(rows.to(self.wide)).float() for rows in self.rows.split(ROWS_AT_ONCE)])
+        """`function` of some rows at a time, widened into one buffer: float32 [d_sae]."""
+        result = torch.empty(self.d_sae, device=self.device)
+        buffer = torch.empty(min(self.d_sae, ROWS_AT_ONCE), self.rows.shape[1], dtype=self.wide, device=self.device)
+        for start in range(0, self.d_sae, ROWS_AT_ONCE):
+            rows = self.rows[start : start + ROWS_AT_ONCE]
+            result[start : start + ROWS_AT_ONCE] = function(buffer[: len(rows)].copy_(rows))
+        return result

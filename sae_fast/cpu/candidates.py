@@ -18,11 +18,8 @@ import torch
 from torch import Tensor
 
 from sae_fast.cpu.decode import stable_order
-from sae_fast.cpu.rows import block_rows, flat_entries
+from sae_fast.cpu.rows import BLOCK_WIDTH, block_rows, flat_entries
 from sae_fast.cpu.screen import Scores
-
-WIDTH = 8192
-"""Features of a block of scores, where k allows it."""
 
 GROUP = 64
 """Features of a group, where k allows it."""
@@ -62,7 +59,7 @@ class _Found:
 def group_for(k: int, d_sae: int) -> int | None:
     """The size of groups that leaves enough of them to rank k, the larger the better; None where k is too large for any."""
     for group in (64, 32, 16, 8):
-        if 4 * k * group <= min(d_sae, WIDTH):
+        if 4 * k * group <= min(d_sae, BLOCK_WIDTH):
             return group
     return 8 if 4 * k * 8 <= d_sae else None
 
@@ -78,7 +75,7 @@ def topk_candidates(source: Scores, n: int, d_sae: int, k: int, group: int) -> C
     proved = torch.ones(n, dtype=torch.bool) if source.usable is None else source.usable.clone()
     most = 8 * k + GROUP
     found: list[_Found] = []
-    for block in _scan(source, n, d_sae, group, max(WIDTH, 4 * k * group), level, most, proved):
+    for block in _scan(source, n, d_sae, group, max(BLOCK_WIDTH, 4 * k * group), level, most, proved):
         found.append(block)
         if sum(len(part.rows) for part in found) > n * most:
             found = _reaching_level(found, best, proved, most)
@@ -89,7 +86,8 @@ def topk_candidates(source: Scores, n: int, d_sae: int, k: int, group: int) -> C
 def threshold_candidates(source: Scores, n: int, d_sae: int) -> Candidates:
     """Entries whose score may exceed zero."""
     proved = torch.ones(n, dtype=torch.bool) if source.usable is None else source.usable.clone()
-    found = list(_scan(source, n, d_sae, GROUP, WIDTH, lambda rows, lower: lower.new_zeros(1, 1), WIDTH // 8, proved))
+    most = min(BLOCK_WIDTH, d_sae) // 8
+    found = list(_scan(source, n, d_sae, GROUP, BLOCK_WIDTH, lambda rows, lower: lower.new_zeros(1, 1), most, proved))
     return _evaluated(source, [part.kept(proved[part.rows]) for part in found], proved)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sae_fast.cpu.rows import chunk_features, chunk_rows
+from sae_fast.cpu.rows import Widened, chunk_features, chunk_rows
 from sae_fast.prepared import Prepared
 from sae_fast.sparse import FeatureMajor, SparseActs, row_pointer
 
@@ -65,9 +65,9 @@ def _widened_in_parts(acts: SparseActs, values: Tensor, W_dec: Prepared) -> Tens
     features = acts.col_indices.long()
     is_active = torch.zeros(acts.shape[1], dtype=torch.bool, device=W_dec.device).index_fill_(0, features, True)
     active, place = is_active.nonzero()[:, 0], (is_active.cumsum(0) - 1)[features]
-    step = chunk_features(W_dec)
+    weights, step = Widened(W_dec.rows, W_dec.wide), chunk_features(W_dec)
     for first in range(0, len(active), step):
-        rows = W_dec.rows[active[first : first + step]].to(W_dec.wide)
+        rows = weights[active[first : first + step]]
         here = (place >= first) & (place < first + step)
         if len(active) <= step:
             return _weighted_rows(acts.crow_indices, place, values, rows)

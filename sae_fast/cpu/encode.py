@@ -7,9 +7,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sae_fast.cpu.candidates import WIDTH, Candidates, group_for, threshold_candidates, topk_candidates
+from sae_fast.cpu.candidates import Candidates, group_for, threshold_candidates, topk_candidates
 from sae_fast.cpu.decode import stable_order
-from sae_fast.cpu.rows import BLOCK_ROWS, block_rows, flat_entries, largest, pre_act_chunks, topk_indices
+from sae_fast.cpu.rows import (
+    BLOCK_ROWS,
+    BLOCK_WIDTH,
+    block_rows,
+    flat_entries,
+    largest,
+    pre_act_blocks,
+    pre_act_chunks,
+    topk_indices,
+)
 from sae_fast.cpu.screen import Exact, Scores, Screened, screening_pays
 from sae_fast.prepared import Prepared
 from sae_fast.sparse import SparseActs, row_pointer
@@ -56,14 +65,15 @@ def encode_threshold(
     entries = _Entries()
     for rest in torch.arange(n, device=x.device).split(TOKENS):
         if screens and len(rest):
-            found = threshold_candidates(_screened(x[rest], W_enc, bias, bias - threshold, WIDTH), len(rest), W_enc.d_sae)
+            found = threshold_candidates(_screened(x[rest], W_enc, bias, bias - threshold, BLOCK_WIDTH), len(rest), W_enc.d_sae)
             fires = flat_entries(found.values > threshold[found.features])
             entries.add(rest[found.rows[fires]], found.features[fires], found.values[fires])
             screens = 2 * int(found.proved.sum()) >= len(rest)
             rest = rest[~found.proved]
-        for start, h in pre_act_chunks(x[rest], W_enc, bias):
-            places = flat_entries(h > threshold)
-            entries.add(rest[start + places // W_enc.d_sae], places % W_enc.d_sae, h.view(-1)[places])
+        for start, first, h in pre_act_blocks(x[rest], W_enc, bias):
+            width = h.shape[1]
+            places = flat_entries(h > threshold[first : first + width])
+            entries.add(rest[start + places // width], places % width + first, h.view(-1)[places])
     rows, features, values = entries.in_order(n, W_enc)
     if gain is not None:
         values *= gain.to(W_enc.wide)[features]
@@ -124,7 +134,7 @@ def _topk_ways(W_enc: Prepared, b_enc: Tensor, k: int, n: int) -> list[Callable[
     group = group_for(k, W_enc.d_sae)
     if group is None or W_enc.wide != torch.float32 or W_enc.device.type != "cpu":
         return []
-    width = min(max(WIDTH, 4 * k * group), W_enc.d_sae)
+    width = min(max(BLOCK_WIDTH, 4 * k * group), W_enc.d_sae)
 
     def find(scores: Callable[[Tensor], Scores], x: Tensor) -> Candidates:
         return topk_candidates(scores(x), len(x), W_enc.d_sae, k, group)

@@ -11,8 +11,8 @@ from sae_fast.prepared import Prepared
 CHUNK_BYTES = 32 << 20
 """Largest buffer of pre-activations, of reconstructions, or of widened weights."""
 
-BLOCK_ROWS = 512
-"""Tokens of a block of scores, where its width allows."""
+BLOCK_ROWS, BLOCK_WIDTH = 512, 8192
+"""Tokens and features of a block of scores, which stays in the cache."""
 
 
 def chunk_rows(W: Prepared) -> int:
@@ -23,6 +23,23 @@ def chunk_rows(W: Prepared) -> int:
 def chunk_features(W: Prepared) -> int:
     """How many features' weights fit a chunk once widened."""
     return max(1, CHUNK_BYTES // (W.rows.shape[1] * W.wide.itemsize))
+
+
+class Widened:
+    """Rows of weights in another dtype, some at a time, in one buffer: allocating each anew would fragment the heap."""
+
+    def __init__(self, rows: Tensor, dtype: torch.dtype) -> None:
+        self._rows, self._dtype = rows, dtype
+        self._buffer = torch.empty(0, rows.shape[1], dtype=dtype, device=rows.device)
+
+    def __getitem__(self, some: slice | Tensor) -> Tensor:
+        """The rows; valid until the next are asked for."""
+        rows = self._rows[some]
+        if rows.dtype == self._dtype:
+            return rows
+        if len(self._buffer) < len(rows):
+            self._buffer = torch.empty(rows.shape, dtype=self._dtype, device=rows.device)
+        return self._buffer[: len(rows)].copy_(rows)
 
 
 def block_rows(width: int) -> int:
@@ -36,14 +53,32 @@ def pre_act_chunks(x: Tensor, W_enc: Prepared, bias: Tensor) -> Iterator[tuple[i
     bias = bias.to(W_enc.wide)
     rows = chunk_rows(W_enc)
     buffer = torch.empty(min(n, rows), W_enc.d_sae, dtype=W_enc.wide, device=x.device)
+    weights = Widened(W_enc.rows, W_enc.wide)
     step = W_enc.d_sae if W_enc.rows.dtype == W_enc.wide else chunk_features(W_enc)
     for start in range(0, n, rows):
         stop = min(n, start + rows)
         x_rows, h = x[start:stop].to(W_enc.wide), buffer[: stop - start]
         for first in range(0, W_enc.d_sae, step):
             some = slice(first, first + step)
-            torch.addmm(bias[some], x_rows, W_enc.rows[some].to(W_enc.wide).T, out=h[:, some])
+            torch.addmm(bias[some], x_rows, weights[some].T, out=h[:, some])
         yield start, h
+
+
+def pre_act_blocks(x: Tensor, W_enc: Prepared, bias: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+    """(first row, first feature, x[rows] @ W_enc[:, features] + bias[features]), each contiguous in the same buffer.
+
+    All rows of some features come before those of the next: weights are read, and widened, once.
+    """
+    width = min(BLOCK_WIDTH, chunk_features(W_enc), W_enc.d_sae)
+    rows = block_rows(width)
+    bias, wide_x, weights = bias.to(W_enc.wide), x.to(W_enc.wide), Widened(W_enc.rows, W_enc.wide)
+    buffer = torch.empty(min(len(x), rows) * width, dtype=W_enc.wide, device=x.device)
+    for first in range(0, W_enc.d_sae, width):
+        block = weights[first : first + width]
+        for start in range(0, len(x), rows):
+            x_rows = wide_x[start : start + rows]
+            out = buffer[: len(x_rows) * len(block)].view(len(x_rows), len(block))
+            yield start, first, torch.addmm(bias[first : first + width], x_rows, block.T, out=out)
 
 
 def topk_indices(acts: Tensor, k: int) -> Tensor:

@@ -24,7 +24,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sae_fast.cpu.rows import chunk_features
+from sae_fast.cpu.rows import Widened, chunk_features
 from sae_fast.prepared import Prepared
 from sae_fast.sparse import row_pointer
 
@@ -34,7 +34,7 @@ MODE = os.environ.get("SAE_FAST_CPU_SCREEN", "auto")
 KEPT_BYTES = 256 << 20
 """A bfloat16 copy up to this size is kept with the weights; that of larger weights is made block by block in each call."""
 
-MIN_TOKENS_KEPT, MIN_TOKENS_MADE = 16, 256
+MIN_TOKENS_KEPT, MIN_TOKENS_MADE = 16, 64
 """Fewest tokens for which screening is faster than float32, with a kept copy and without."""
 
 SMALLEST_NORM, LARGEST_NORM = 1e-15, 1e15
@@ -69,10 +69,11 @@ class Exact:
     usable: Tensor | None = None
 
     def __init__(self, x: Tensor, W_enc: Prepared, bias: Tensor, buffer: Tensor) -> None:
-        self._x, self._weights, self._bias, self._buffer = x.to(W_enc.wide), W_enc, bias.to(W_enc.wide), buffer
+        self._x, self._bias, self._buffer = x.to(W_enc.wide), bias.to(W_enc.wide), buffer
+        self._weights = Widened(W_enc.rows, W_enc.wide)
 
     def take(self, first: int, last: int, group: int) -> None:
-        self._block, self._block_bias = self._weights.rows[first:last].to(self._weights.wide), self._bias[first:last]
+        self._block, self._block_bias = self._weights[first:last], self._bias[first:last]
 
     def scores(self, start: int, stop: int) -> Tensor:
         return _product(self._block_bias, self._x[start:stop], self._block, self._buffer)
@@ -89,6 +90,8 @@ class Screened:
 
     def __init__(self, x: Tensor, W_enc: Prepared, bias: Tensor, shifted: Tensor, buffer: Tensor) -> None:
         self._weights, self._bias, self._buffer = W_enc, bias.float(), buffer
+        self._coarse_weights = Widened(W_enc.screen if keeps_copy(W_enc) else W_enc.rows, torch.bfloat16)
+        self._exact_weights = Widened(W_enc.rows, torch.float32)
         self._x = x.float()
         self._coarse = self._x.to(torch.bfloat16)
         norm = torch.linalg.vector_norm(self._x, dim=1)
@@ -99,8 +102,7 @@ class Screened:
 
     def take(self, first: int, last: int, group: int) -> None:
         weights = self._weights
-        rows = weights.screen if keeps_copy(weights) else weights.rows
-        self._block = rows[first:last].to(torch.bfloat16)
+        self._block = self._coarse_weights[first:last]
         self._block_bias = self._shifted[first:last].to(torch.bfloat16)
         norm, lost = weights.norms[first:last] + UNSEEN, weights.residual_norms[first:last] + UNSEEN
         sums = 2 * weights.rows.shape[1] * 2**-23
@@ -116,13 +118,13 @@ class Screened:
 
     def values(self, first: int, last: int, rows: Tensor, features: Tensor, bounds: Tensor) -> Tensor:
         """Products of the weights as they are, summed in float32, of the entries alone."""
-        weights = self._weights.rows[first:last]
         dots = torch.empty_like(bounds)
-        step = len(weights) if weights.dtype == torch.float32 else chunk_features(self._weights)
-        for lowest in range(0, len(weights), step):
-            some = weights[lowest : lowest + step].float()
-            here = slice(None) if step >= len(weights) else (features >= lowest) & (features < lowest + step)
-            dots[here] = sampled_product(self._x, some, rows[here], features[here] - lowest)
+        narrow = self._weights.rows.dtype != torch.float32
+        step = chunk_features(self._weights) if narrow else last - first
+        for lowest in range(0, last - first, step):
+            weights = self._exact_weights[first + lowest : min(last, first + lowest + step)]
+            here = (features >= lowest) & (features < lowest + step) if step < last - first else slice(None)
+            dots[here] = sampled_product(self._x, weights, rows[here], features[here] - lowest)
         return dots.add_(self._bias[first + features])
 
 
