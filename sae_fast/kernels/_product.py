@@ -48,7 +48,7 @@ class Product:
         self.screen = weights.rows.dtype == torch.float32
         self.hits = threshold is not None
         self.bias = bias.float().contiguous()
-        self.threshold = threshold.float().contiguous() if threshold is not None else self.bias
+        self.threshold = torch.zeros_like(self.bias) if threshold is None else threshold.float().contiguous()
         self.n_groups = n_groups_of(weights.d_sae)
         self.rows = weights.screen if self.screen else weights.rows
         self.choice = choice or _chosen(operation, self.x, weights, k)
