@@ -44,10 +44,11 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         say_json(_as_json(found))
     else:
-        say_pairs(_pairs(found))
+        say_pairs(pairs_of(found))
 
 
-def _pairs(found: "SourceInfo") -> list[tuple[str, object]]:
+def pairs_of(found: "SourceInfo") -> list[tuple[str, object]]:
+    """The lines that are printed: name and value."""
     cfg = found.cfg
     rows: list[tuple[str, object]] = [
         ("path", found.path),
