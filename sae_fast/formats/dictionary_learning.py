@@ -25,9 +25,12 @@ import torch
 from sae_fast.config import SAEConfig
 from sae_fast.errors import FormatError
 from sae_fast.formats._description import Description, Given, Stored
+from sae_fast.formats._dictionary_learning_writing import save
 from sae_fast.formats._places import one_file
 from sae_fast.formats._settings import Settings, make_config
 from sae_fast.sources import Source, TensorFile
+
+__all__ = ["describe", "save"]
 
 CONFIG = "config.json"
 _FILE = re.compile(r"ae(_\d+)?\.pt")

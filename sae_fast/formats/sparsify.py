@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from sae_fast.errors import FormatError
 from sae_fast.formats._description import Description, Given, Stored, Tensors
 from sae_fast.formats._settings import Settings, make_config
+from sae_fast.formats._sparsify_writing import save
 from sae_fast.sources import Source, TensorFile
+
+__all__ = ["describe", "save"]
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae.safetensors"
@@ -37,7 +40,7 @@ def describe(source: Source, given: Given) -> Description | None:
     config = Settings(source.folder.place(CONFIG), source.folder.read_json(CONFIG))
     run = _run(source)
     d_in = config.needed("d_in", config.integer("d_in"))
-    d_sae = config.integer("num_latents") or d_in * config.needed("expansion_factor", config.integer("expansion_factor"))
+    d_sae = config.integer("num_latents") or config.count("expansion_factor", of=d_in)
     skip = config.flag("skip_connection")
     transcoder = config.flag("transcode") or skip
     # Transcoders from before the flag existed subtract their output's bias from the input, as sparsify does to this day.
