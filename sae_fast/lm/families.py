@@ -13,7 +13,8 @@ added to the residual stream: the output of those. A layer with parallel residua
 `mlp.hook_pre` nor `mlp.hook_post`, and a linear attention layer no `attn` hooks.
 """
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -246,6 +247,12 @@ def canonical(hook_name: str) -> str:
         if hook_name.startswith("blocks.") and hook_name.split(".", 2)[2:] == [new]:
             return hook_name.removesuffix(new) + old
     return hook_name
+
+
+def nearest_names(hook_name: str, names: Sequence[str], paths: Sequence[str] = ()) -> list[str]:
+    """Three names that resemble `hook_name`, or module paths where no name does."""
+    near = difflib.get_close_matches(hook_name, names, n=3, cutoff=0.5)
+    return near or difflib.get_close_matches(hook_name, paths or names, n=3, cutoff=0.0)
 
 
 def _join(*parts: str) -> str:

@@ -90,3 +90,44 @@ def end_ids_of(model: Any, options: dict[str, Any]) -> list[int]:
     if given is None:
         return []
     return [int(given)] if isinstance(given, int) else [int(token) for token in given]
+
+
+def recompute(
+    next_logits: Callable[[Tensor, Tensor], Tensor],
+    token_ids: Tensor,
+    mask: Tensor,
+    end_ids: list[int],
+    options: dict[str, Any],
+) -> Tensor:
+    """Token ids `[batch, pos]` continued by a pass over the whole text for each token, for backends without a cache.
+
+    `next_logits(token_ids, mask)` gives `[batch, d_vocab]`. Known options: `max_new_tokens`, `pad_token_id`, `do_sample`,
+    `temperature`, `top_k`, `eos_token_id`; others raise `ArgumentError`.
+    """
+    known = {"max_new_tokens", "pad_token_id", "do_sample", "temperature", "top_k", "eos_token_id"}
+    if unknown := sorted(set(options) - known):
+        raise ArgumentError(
+            f"{unknown[0]}: this backend generates by recomputing", expected=f"one of {', '.join(sorted(known))}"
+        )
+    ended = torch.zeros(len(token_ids), dtype=torch.bool, device=token_ids.device)
+    ends = torch.tensor(end_ids, device=token_ids.device)
+    for _ in range(options["max_new_tokens"]):
+        with torch.no_grad():
+            chosen = _choose(next_logits(token_ids, mask), options).to(token_ids.device)
+        chosen = torch.where(ended, options["pad_token_id"], chosen)
+        token_ids = torch.cat([token_ids, chosen[:, None]], 1)
+        mask = torch.cat([mask, (~ended).long()[:, None]], 1)
+        ended = ended | torch.isin(chosen, ends)
+        if bool(ended.all()):
+            break
+    return token_ids
+
+
+def _choose(logits: Tensor, options: dict[str, Any]) -> Tensor:
+    """The next token of each row `[batch]`, greedy unless `do_sample`."""
+    if not options.get("do_sample", False):
+        return logits.argmax(-1)
+    logits = logits.float() / options.get("temperature", 1.0)
+    if k := options.get("top_k"):
+        logits = logits.masked_fill(logits < logits.topk(k, -1).values[:, -1:], float("-inf"))
+    return torch.multinomial(logits.softmax(-1), 1)[:, 0]
