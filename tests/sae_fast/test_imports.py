@@ -22,7 +22,15 @@ OPTIONAL = (
     "tqdm",
     "huggingface_hub",
     "pandas",
+    "yaml",
+    "transformer_lens",
+    "nnsight",
+    "requests",
+    "httpx",
+    "fsspec",
 )
+SECONDS = 0.3
+"""What importing the package may cost beyond torch, in processor time."""
 
 BLOCK = """
 import sys
@@ -31,6 +39,14 @@ class Block:
         if name.split(".")[0] in {blocked}:
             raise ModuleNotFoundError(f"blocked: {{name}}", name=name)
 sys.meta_path.insert(0, Block())
+"""
+
+NO_SOCKETS = """
+import sys
+def refuse(event, arguments):
+    if event.startswith("socket."):
+        raise AssertionError(f"{event}: {arguments}")
+sys.addaudithook(refuse)
 """
 
 
@@ -48,10 +64,21 @@ def test_import_loads_nothing_heavy() -> None:
     assert out.strip() == "[]"
 
 
+def test_import_is_quick() -> None:
+    """The package, its formats and operations cost little beyond torch, numpy and safetensors."""
+    code = (
+        "import time, torch, numpy, safetensors.torch; before = time.process_time(); "
+        "import sae_fast, sae_fast.formats, sae_fast.ops, sae_fast.catalogue; print(time.process_time() - before)"
+    )
+
+    assert min(float(python(code)) for _ in range(2)) < SECONDS
+
+
 def test_core_works_without_optional_packages(tmp_path: Path) -> None:
-    """With only torch, numpy and safetensors, an SAE is built, saved, loaded in both formats and run."""
+    """With only torch, numpy and safetensors, and no sockets, an SAE is built, saved, loaded in both formats and run."""
     code = (
         BLOCK.format(blocked=OPTIONAL)
+        + NO_SOCKETS
         + f"""
 import torch, sae_fast
 cfg = sae_fast.SAEConfig(architecture="jumprelu", d_in=4, d_sae=8)
@@ -62,6 +89,10 @@ for format in ("saelens", "gemma_scope"):
     sae.save({str(tmp_path)!r} + "/" + format, format)
     loaded = sae_fast.load({str(tmp_path)!r} + "/" + format)
     assert torch.equal(loaded(ones(2, 4)), sae(ones(2, 4)))
+    sae_fast.load({str(tmp_path)!r} + "/" + format, features=[1], encoder_only=True)
+    sae_fast.formats.info({str(tmp_path)!r} + "/" + format)
+assert len(sae_fast.catalogue.find(model="gpt2")) > 100
+assert not any(name in sys.modules for name in ("sae_fast.sources.http", "sae_fast.sources.hub"))
 print("done")
 """
     )
@@ -82,6 +113,13 @@ for option in ("--version", "--help"):
     )
 
     assert sae_fast.__version__ in python(code)
+
+
+def test_the_catalogue_needs_no_torch() -> None:
+    """`sae-fast list` answers without torch and without a network."""
+    code = BLOCK.format(blocked=CORE) + NO_SOCKETS + "import sae_fast.cli; sae_fast.cli.main(['list', '--model', 'gpt2'])"
+
+    assert "gpt2-small-res-jb/blocks.8.hook_resid_pre" in python(code)
 
 
 def test_using_the_core_imports_no_optional_package() -> None:
@@ -106,7 +144,7 @@ def test_other_names_do_not_exist() -> None:
         sae_fast.loda  # noqa: B018
 
 
-@pytest.mark.parametrize("module", ["errors", "formats", "ops", "reference", "sae", "sparse"])
+@pytest.mark.parametrize("module", ["catalogue.search", "errors", "formats", "ops", "reference", "sae", "sparse"])
 def test_modules_have_docstrings_for_what_is_public(module: str) -> None:
     """Every public class and function says what it does."""
     imported = importlib.import_module(f"sae_fast.{module}")
