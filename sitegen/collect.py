@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from sae_fast import SAE, SparseActs
-from sae_fast.corpus.tokens import COUNTED, PADDING, TokenDataset
+from sae_fast.corpus.batch import Batch, batches, part_contexts
+from sae_fast.corpus.tokens import COUNTED, TokenDataset
 from sae_fast.lm import LanguageModel
 from sitegen.activation_index import ActivationIndexWriter
 from sitegen.errors import MismatchError, NonFiniteError
@@ -31,32 +32,6 @@ class Target:
     sae: SAE
     hook_name: str
     index: ActivationIndexWriter
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Contexts as the LM reads them, cut to the longest one."""
-
-    contexts: NDArray[np.int64]
-    """their numbers in the dataset"""
-    token_ids: torch.Tensor
-    """int64 `[batch, pos]`"""
-    is_counted: torch.Tensor
-    """bool `[batch, pos]`"""
-    attention_mask: torch.Tensor
-    """int64 `[batch, pos]`: 1 at tokens, 0 at padding"""
-
-    @classmethod
-    def of(cls, dataset: TokenDataset, contexts: NDArray[np.int64]) -> "Batch":
-        kind = np.asarray(dataset.kind[contexts])
-        length = max(int((kind != PADDING).sum(axis=1).max(initial=0)), 1)
-        kind = kind[:, :length]
-        return cls(
-            contexts,
-            torch.from_numpy(dataset.tokens[contexts][:, :length].astype(np.int64)),
-            torch.from_numpy(kind == COUNTED),
-            torch.from_numpy((kind != PADDING).astype(np.int64)),
-        )
 
 
 @dataclass
@@ -92,19 +67,6 @@ def check_fit(lm: LanguageModel, slug: str, sae: SAE, hook_name: str) -> None:
         )
 
 
-def check_tokens(lm: LanguageModel, dataset: TokenDataset) -> None:
-    """Raise MismatchError where the LM cannot read the dataset: ids beyond its embedding, contexts beyond its positions."""
-    if lm.n_ctx is not None and dataset.context_length > lm.n_ctx:
-        raise MismatchError(
-            f"[corpus] context_length = {dataset.context_length}, but the model reads at most {lm.n_ctx} tokens: lower it."
-        )
-    highest = max((int(dataset.tokens[first : first + 4096].max()) for first in range(0, dataset.n_contexts, 4096)), default=0)
-    if highest >= lm.d_vocab:
-        raise MismatchError(
-            f"The tokenizer gives the id {highest}, but the model embeds {lm.d_vocab} tokens: they do not belong together."
-        )
-
-
 def collect(
     lm: LanguageModel,
     dataset: TokenDataset,
@@ -127,12 +89,6 @@ def collect(
         target.index.finish()
 
 
-def part_contexts(dataset: TokenDataset, part_tokens: int) -> list[range]:
-    """Return the contexts of each part: as many as fit into `part_tokens` positions, at least one."""
-    step = max(part_tokens // dataset.context_length, 1)
-    return [range(first, min(first + step, dataset.n_contexts)) for first in range(0, dataset.n_contexts, step)]
-
-
 def _collect_part(
     lm: LanguageModel,
     dataset: TokenDataset,
@@ -144,8 +100,7 @@ def _collect_part(
 ) -> None:
     rows = {target.slug: _Rows() for target in targets}
     hook_names = list(dict.fromkeys(target.hook_name for target in targets))
-    for first in range(contexts.start, contexts.stop, batch_size):
-        batch = Batch.of(dataset, np.arange(first, min(first + batch_size, contexts.stop)))
+    for batch in batches(dataset, contexts, batch_size):
         with torch.inference_mode():
             activations = lm.activations(batch.token_ids, hook_names, batch.attention_mask)
             counted = {name: activation[batch.is_counted.to(activation.device)] for name, activation in activations.items()}

@@ -15,6 +15,7 @@ import torch
 
 import sae_fast
 from sae_fast.corpus import open_corpus
+from sae_fast.corpus.batch import Batch, check_tokens
 from sae_fast.corpus.options import local_path
 from sae_fast.corpus.tokenise import Tokeniser, choose_prefix, write_tokens
 from sae_fast.corpus.tokens import TokenDataset
@@ -89,7 +90,7 @@ class Workbench:
             tokeniser = Tokeniser(tokenizer, options.context_length, prefix, options.count_special, options.roles)
             with self.progress.step("tokens", corpus.n_documents, "documents") as advance:
                 dataset = write_tokens(stage.begin(), corpus, tokeniser, options.max_tokens, advance)
-            collect.check_tokens(self.lm, dataset)
+            check_tokens(dataset, self.lm.n_ctx, self.lm.d_vocab)
             stage.finish()
             for verb, n in (("left out", corpus.n_skipped), ("repaired", corpus.n_replaced)):
                 if n:
@@ -213,7 +214,7 @@ def _spread_batches(
     contexts = np.arange(n_contexts) * dataset.n_contexts // n_contexts
     batches = []
     for first in range(0, n_contexts, batch_size):
-        batch = collect.Batch.of(dataset, contexts[first : first + batch_size])
+        batch = Batch.of(dataset, contexts[first : first + batch_size])
         batches.append((batch.token_ids, batch.is_counted, batch.attention_mask))
     return batches
 

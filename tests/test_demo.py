@@ -10,10 +10,10 @@ from brute_force import Dense, assert_record
 from conftest import Demo
 
 import sae_fast
-from sitegen import reader
-from sitegen.collect import Batch
-from sitegen.facts import FactOptions
+from sae_fast.corpus.batch import Batch
 from sae_fast.corpus.tokens import TokenDataset
+from sitegen import reader
+from sitegen.facts import FactOptions
 
 FOLDER = Path(__file__).resolve().parent.parent / "sitegen" / "demo"
 SAES = ("topk", "jumprelu", "batchtopk")

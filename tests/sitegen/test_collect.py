@@ -11,6 +11,7 @@ import torch
 import sae_fast
 import sae_fast.lm
 from sae_fast.corpus import Corpus
+from sae_fast.corpus.batch import check_tokens
 from sae_fast.corpus.options import CorpusOptions
 from sae_fast.corpus.rows import ListRows
 from sae_fast.corpus.tokenise import Tokeniser, write_tokens
@@ -192,5 +193,5 @@ def test_a_dataset_that_the_lm_cannot_read_is_refused(
         np.zeros(2, dtype=np.int32),
         ["a"],
     )
-    with pytest.raises(MismatchError, match=message):
-        collect.check_tokens(lm, dataset)
+    with pytest.raises(sae_fast.errors.MismatchError, match=message):
+        check_tokens(dataset, lm.n_ctx, lm.d_vocab)

@@ -10,12 +10,13 @@ import torch
 from brute_force import Dense, assert_record
 
 import sae_fast
+from sae_fast.corpus.batch import Batch
 from sae_fast.corpus.corpus import open_corpus
 from sae_fast.corpus.options import CorpusOptions
 from sae_fast.corpus.tokenise import Tokeniser, write_tokens
 from sae_fast.corpus.tokens import TokenDataset
 from sitegen.activation_index import ActivationIndexWriter
-from sitegen.collect import Batch, Target, collect
+from sitegen.collect import Target, collect
 from sitegen.facts import FactOptions, compute
 from sitegen.vocabulary import Vocabulary
 
