@@ -79,8 +79,8 @@ def topk_candidates(source: Scores, n: int, d_sae: int, k: int, group: int) -> C
         found.append(block)
         if sum(len(part.rows) for part in found) > n * most:
             found = _reaching_level(found, best, proved, most)
-    found = _reaching_level(found, best, proved & (best.amin(1) > 0), most)
-    return _evaluated(source, found, proved & (best.amin(1) > 0))
+    proved &= best.amin(1) > 0
+    return _evaluated(source, _reaching_level(found, best, proved, most), proved)
 
 
 def threshold_candidates(source: Scores, n: int, d_sae: int) -> Candidates:
@@ -138,7 +138,7 @@ def _reaching(source: Scores, rows: slice, group: int, level: Level) -> tuple[Te
 
 
 def _reaching_level(found: list[_Found], best: Tensor, proved: Tensor, most: int) -> list[_Found]:
-    """What still reaches the level; rows in which that is more than `most` are given up."""
+    """What still reaches the level; rows in which that is more than `most` are given up: `proved` becomes false."""
     level = best.amin(1)
     found = [part.kept((part.bounds >= level[part.rows]) & proved[part.rows]) for part in found]
     counts = torch.zeros(len(proved), dtype=torch.int64)
