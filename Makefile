@@ -12,7 +12,7 @@ INSTALL := $(PIP) install --constraint constraints.txt --editable
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help site serve test test-long bench docs screenshots lint format chromium clean distclean
+.PHONY: help site serve test test-long test-hub bench docs screenshots lint format chromium clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: lint chromium ## linters, types and all tests but the long ones (ARGS="-k 
 
 test-long: $(VENV)/dev.stamp chromium ## exhaustive matrices, many kills, comparison with peers
 	$(BIN)/python -m pytest -m "slow or peer" $(ARGS)
+
+test-hub: $(VENV)/dev.stamp ## with a network: published SAEs of every format, and published numbers (downloads several GB)
+	$(BIN)/python -m pytest -m hub tests/hub $(ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .
