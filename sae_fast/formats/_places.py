@@ -6,6 +6,9 @@ from sae_fast.errors import FormatError
 from sae_fast.formats._description import Given
 from sae_fast.sources import Source
 
+MOST_LAYERS = 1000
+"""More than any language model has."""
+
 
 def one_file(source: Source, pattern: re.Pattern[str], what: str) -> str | None:
     """The only file of the source whose name matches, or None. Raises `FormatError`, with the list, where there are several."""
@@ -16,6 +19,13 @@ def one_file(source: Source, pattern: re.Pattern[str], what: str) -> str | None:
             f"{source.path}: several {what}", expected="one", got=listed, advice=f"Name one of them: {source.path}/{names[0]}"
         )
     return names[0] if names else None
+
+
+def n_layers_of(place: str, shape: tuple[int, ...]) -> int:
+    """Layers that a decoder [d_sae, n_layers, d_out] writes at. Raises `FormatError` for what no model has."""
+    if not 1 <= shape[1] <= MOST_LAYERS:
+        raise FormatError(f"{place}: layers of the decoder", expected=f"1 to {MOST_LAYERS}", got=shape[1])
+    return shape[1]
 
 
 def layer_of(text: str, *patterns: str) -> int | None:

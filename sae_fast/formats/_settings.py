@@ -10,6 +10,9 @@ from sae_fast.formats._description import Given
 
 T = TypeVar("T")
 
+LARGEST = 1 << 63
+"""Numbers of configurations lie below this."""
+
 _CATALOGUE_FIELDS = {"hook_name": str, "hook_name_out": str, "model_name": str, "prepend_bos": bool, "context_size": int}
 
 
@@ -26,10 +29,17 @@ class Settings:
             raise self._wrong(name, "an integer")
         return None if value is None else int(value)
 
+    def count(self, name: str, of: int) -> int:
+        """`of` times the factor that is read: the number of features from an expansion factor."""
+        n = of * self.needed(name, self.number(name))
+        if not 1 <= n < LARGEST:
+            raise self._wrong(name, f"a factor of {of} that makes a number of features")
+        return round(n)
+
     def number(self, name: str) -> float | None:
-        """A finite number, as a float or, where it is one, an exact integer."""
+        """A number, finite and not beyond `LARGEST`; an integer stays one."""
         value = self.values.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST):
             raise self._wrong(name, "a number")
         return value
 
@@ -99,11 +109,12 @@ def make_config(place: str, given: Given, **fields: Any) -> SAEConfig:
         raise FormatError(f"{place}: what it says does not make an SAE ({error})") from error
 
 
-def _finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return True
+def factor_of(d_model: int, average_norm: float) -> float | None:
+    """√d_model / average norm, by which training scaled activations; None for a norm that cannot be one."""
+    if not math.isfinite(average_norm) or average_norm <= 0 or d_model < 1:
+        return None
+    factor = math.sqrt(d_model) / average_norm
+    return factor if 0 < factor < math.inf else None
 
 
 def _short(value: object) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sae_fast.errors import FormatError
 from sae_fast.formats._description import Description, Given, Stored
-from sae_fast.formats._places import layer_given, layer_of, one_file
+from sae_fast.formats._places import layer_given, layer_of, n_layers_of, one_file
 from sae_fast.formats._settings import Settings, make_config
 from sae_fast.formats._yaml import read_yaml
 from sae_fast.sources import Source, TensorFile
@@ -35,7 +35,8 @@ def describe(source: Source, given: Given) -> Description | None:
             raise FormatError(f"{source.folder.place(name)}: no such file", expected=f"{encoder} and {decoder} side by side")
     enc_file, dec_file = source.folder.tensors(encoder), source.folder.tensors(decoder)
     d_sae, d_in = _shape(enc_file, f"W_enc_{layer}", 2)
-    _, n_out, d_out = _shape(dec_file, f"W_dec_{layer}", 3)
+    decoders = _shape(dec_file, f"W_dec_{layer}", 3)
+    n_out, d_out = n_layers_of(dec_file.place, decoders), decoders[2]
     has_config = source.folder.has(CONFIG)
     config = read_yaml(source.folder, CONFIG) if has_config else Settings(source.folder.place(CONFIG), {})
     read, written = config.text("feature_input_hook") or READ, config.text("feature_output_hook") or WRITTEN

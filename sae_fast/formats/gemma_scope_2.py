@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sae_fast.errors import FormatError
 from sae_fast.formats._description import Description, Given, Stored
-from sae_fast.formats._places import layer_of, one_file
+from sae_fast.formats._places import layer_of, n_layers_of, one_file
 from sae_fast.formats._settings import Settings, make_config
 from sae_fast.sources import Source, TensorFile
 
@@ -207,7 +207,8 @@ def _hook(point: str | None) -> str | None:
 
 def _layers(name: str, file: TensorFile, config: Settings, kind: str) -> _Layers:
     """Raises `FormatError` where neither config.json nor a folder says which cross-layer model the file is a layer of."""
-    own, place, n_layers, skips = layer_of(name, r"layer_(\d+)"), file.place, file.shapes["w_dec"][1], SKIP in file.shapes
+    own, place, skips = layer_of(name, r"layer_(\d+)"), file.place, SKIP in file.shapes
+    n_layers = n_layers_of(place, file.shapes["w_dec"])
     if kind == "clt":
         numbers, read, write = list(range(n_layers)), "mlp.hook_in", "hook_mlp_out"
     elif kind == "crosscoder":

@@ -12,7 +12,6 @@ So do we: activations are in the units of the model's activations. SAELens folds
 activations f_in times ours, and its norm_scaling_factor is not needed here.
 """
 
-import math
 from functools import partial
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from sae_fast.errors import FormatError
 from sae_fast.formats._description import Description, Given, Stored, Tensors
-from sae_fast.formats._settings import Settings, make_config
+from sae_fast.formats._settings import Settings, factor_of, make_config
 from sae_fast.sources import Folder, Source
 
 CONFIG = "hyperparams.json"
@@ -96,9 +95,10 @@ def _factors(config: Settings, d_model: int) -> tuple[float, float]:
     average_in = norms.needed("in", norms.number("in"))
     average_out = norms.number("out")
     average_out = average_in if average_out is None else average_out
-    if min(average_in, average_out) <= 0:
+    f_in, f_out = factor_of(d_model, average_in), factor_of(d_model, average_out)
+    if f_in is None or f_out is None:
         raise FormatError(norms.place, expected="positive norms", got=f"{average_in} and {average_out}")
-    return math.sqrt(d_model) / average_in, math.sqrt(d_model) / average_out
+    return f_in, f_out
 
 
 def _fold(tensors: Tensors, f_in: float, f_out: float, unit: bool, threshold: float | None) -> Tensors:

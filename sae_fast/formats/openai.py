@@ -13,7 +13,8 @@ from sae_fast.formats._places import layer_given, layer_of, one_file
 from sae_fast.formats._settings import Settings, make_config
 from sae_fast.sources import Source
 
-KEYS = frozenset({"pre_bias", "encoder.weight", "latent_bias", "decoder.weight"})
+KEYS = frozenset({"pre_bias", "encoder.weight"})
+"""What tells such a file."""
 STATISTICS = frozenset({"stats_last_nonzero", "latents_activation_frequency", "latents_mean_square"})
 
 _FILE = re.compile(r"\d+\.pt")

@@ -11,7 +11,6 @@ With `norm_activation` dataset-wise, training multiplied activations by √d_mod
 threshold to divide, `h · ‖W_D‖` is selected and stays the activation, while the reconstruction is the same.
 """
 
-import math
 import re
 from functools import partial
 
@@ -19,7 +18,7 @@ import torch
 
 from sae_fast.errors import FormatError
 from sae_fast.formats._description import Description, Given, Stored, Tensors
-from sae_fast.formats._settings import Settings, make_config
+from sae_fast.formats._settings import Settings, factor_of, make_config
 from sae_fast.sources import Source, TensorFile
 
 CONFIG = "config.json"
@@ -99,7 +98,6 @@ class _Reader:
         """Raises `FormatError` for what cannot be evaluated one token at a time."""
         config = self.config
         d_in = config.needed("d_model", config.integer("d_model"))
-        expansion = config.needed("expansion_factor", config.number("expansion_factor"))
         architecture = self._architecture()
         by_norm = config.values.get("sparsity_include_decoder_norm") is not False
         normalisation, f_in, f_out = self._normalisation(d_in)
@@ -108,7 +106,7 @@ class _Reader:
             self.given,
             architecture=architecture,
             d_in=d_in,
-            d_sae=round(d_in * expansion),
+            d_sae=config.count("expansion_factor", of=d_in),
             k=config.needed("top_k", config.integer("top_k")) if architecture == "topk" else None,
             hook_name=self.hook_in,
             hook_name_out=self.hook_out if self.transcoder else None,
@@ -169,7 +167,7 @@ class _Reader:
         norm = self.config.section(NORM.rstrip(".")).number(side)
         if self.file.shapes.get(key) in ((), (1,)):
             norm = float(self.file.read(key).reshape(()))
-        return math.sqrt(d_model) / norm if norm is not None and math.isfinite(norm) and norm > 0 else None
+        return None if norm is None else factor_of(d_model, norm)
 
     def _has_bias(self) -> bool:
         return self.config.values.get("use_decoder_bias") is not False or self.prefix + self.keys["b_dec"] in self.file.shapes

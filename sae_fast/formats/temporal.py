@@ -28,7 +28,6 @@ def describe(source: Source, given: Given) -> Description | None:
     config = read_yaml(source.folder, CONFIG)
     sae, llm = config.section("sae"), config.section("llm")
     d_in = llm.needed("dimin", llm.integer("dimin"))
-    expansion = sae.needed("exp_factor", sae.number("exp_factor"))
     scale = sae.number("scaling_factor")
     kind = sae.choice("sae_diff_type", "relu", "topk") or "relu"
     layer = layer_of(source.folder.path, r"layer_(\d+)")
@@ -38,7 +37,7 @@ def describe(source: Source, given: Given) -> Description | None:
         given,
         architecture="temporal",
         d_in=d_in,
-        d_sae=int(d_in * expansion),
+        d_sae=sae.count("exp_factor", of=d_in),
         k=sae.integer("kval_topk") if kind == "topk" else None,
         hook_name=None if layer is None else f"blocks.{layer}.hook_resid_post",
         model_name=_model(source.folder.path),

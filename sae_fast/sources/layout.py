@@ -4,6 +4,7 @@ import io
 import json
 import math
 import struct
+import tokenize
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -111,7 +112,9 @@ def npz_layout(file: Ranges) -> Mapping[str, Span]:
         NotImplementedError,
         SyntaxError,
         EOFError,
+        RecursionError,
         struct.error,
+        tokenize.TokenError,
     ) as error:
         raise FormatError(f"{file.place}: not an npz file ({error})") from error
 

@@ -1,6 +1,7 @@
 """The tensors of one file, by key: shapes and dtypes from the header, values when asked for. Nothing in a file can run code."""
 
 import pickle
+import re
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -125,9 +126,11 @@ def _unpickled(file: Path, place: str) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise FormatError(
-            f"{place}: holds more than tensors and plain values ({reason})", advice="Files that would run code are not read"
-        ) from error
+        # Torch's message advises how to run the code nevertheless: only the name of what it met is passed on.
+        if met := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise FormatError(
+                f"{place}: holds more than tensors and plain values ({met[1]})", advice="Files that would run code are not read"
+            ) from error
+        raise FormatError(f"{place}: not a file of torch.save, or damaged (its pickle ends in nonsense)") from error
     except Exception as error:  # torch raises whatever its parsers meet in a damaged file
         raise FormatError(f"{place}: not a file of torch.save, or damaged ({type(error).__name__}: {error})") from error
