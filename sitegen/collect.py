@@ -1,10 +1,10 @@
-"""One pass over the LM that writes the activation index of every SAE that lacks one.
+"""One pass over the LM, or over a store of its activations, that writes the index of every SAE that lacks one.
 
 The dataset is cut into parts of whole contexts at fixed places, and a part into batches, so that a resumed pass computes the
 same numbers as an uninterrupted one. Nothing is kept in memory beyond one part: its non-zero activations in CSR, then in CSC.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,15 +12,18 @@ import scipy.sparse
 import torch
 from numpy.typing import NDArray
 
+import sae_fast.errors
 from sae_fast import SAE, SparseActs
+from sae_fast.activations import ActivationStore
 from sae_fast.corpus.batch import Batch, batches, part_contexts
 from sae_fast.corpus.tokens import COUNTED, TokenDataset
 from sae_fast.lm import LanguageModel
+from sae_fast.lm.splice import sae_input
 from sitegen.activation_index import ActivationIndexWriter
 from sitegen.errors import MismatchError, NonFiniteError
 from sitegen.progress import Advance
 
-VERSION = 1
+VERSION = 2
 """Raised when the same inputs give another index."""
 
 
@@ -67,8 +70,35 @@ def check_fit(lm: LanguageModel, slug: str, sae: SAE, hook_name: str) -> None:
         )
 
 
+Read = Callable[[Batch, Sequence[str]], Mapping[str, torch.Tensor]]
+"""Activations of a batch at each hook: `[batch, pos, d]`, or `[n, d]` of its counted tokens alone."""
+
+
+def from_model(lm: LanguageModel) -> Read:
+    """Activations by running the LM."""
+    return lambda batch, hook_names: lm.activations(batch.token_ids, hook_names, batch.attention_mask)
+
+
+def from_store(store: ActivationStore, dataset: TokenDataset) -> Read:
+    """Activations that were stored before, rounded as the store holds them.
+
+    Raises MismatchError where the store was made from other tokens.
+    """
+    try:
+        store.require_dataset(dataset)
+    except sae_fast.errors.MismatchError as error:
+        raise MismatchError(str(error)) from None
+
+    def read(batch: Batch, hook_names: Sequence[str]) -> Mapping[str, torch.Tensor]:
+        ends = np.array([batch.contexts[0], batch.contexts[-1] + 1]) * dataset.context_length
+        first, last = np.searchsorted(store.positions, ends)
+        return {name: store.rows(name, slice(int(first), int(last))).float() for name in hook_names}
+
+    return read
+
+
 def collect(
-    lm: LanguageModel,
+    read: Read,
     dataset: TokenDataset,
     targets: Sequence[Target],
     batch_size: int,
@@ -77,12 +107,12 @@ def collect(
 ) -> None:
     """Write every part that an index lacks, and finish the indexes; `advance` is called with the contexts done.
 
-    Raises NonFiniteError where the LM gives NaN or infinity at a counted token.
+    Raises NonFiniteError where an activation at a counted token is NaN or infinite.
     """
     for number, contexts in enumerate(part_contexts(dataset, part_tokens)):
         pending = [target for target in targets if number not in target.index.parts]
         if pending:
-            _collect_part(lm, dataset, pending, number, contexts, batch_size, advance)
+            _collect_part(read, dataset, pending, number, contexts, batch_size, advance)
         elif advance is not None:
             advance(len(contexts))
     for target in targets:
@@ -90,7 +120,7 @@ def collect(
 
 
 def _collect_part(
-    lm: LanguageModel,
+    read: Read,
     dataset: TokenDataset,
     targets: Sequence[Target],
     number: int,
@@ -102,12 +132,11 @@ def _collect_part(
     hook_names = list(dict.fromkeys(target.hook_name for target in targets))
     for batch in batches(dataset, contexts, batch_size):
         with torch.inference_mode():
-            activations = lm.activations(batch.token_ids, hook_names, batch.attention_mask)
-            counted = {name: activation[batch.is_counted.to(activation.device)] for name, activation in activations.items()}
-            for name, x in counted.items():
-                _check_finite(x, name, batch, dataset)
+            activations = read(batch, hook_names)
+            for name, activation in activations.items():
+                _check_finite(_counted(activation, batch), name, batch, dataset)
             for target in targets:
-                rows[target.slug].add(target.sae.encode(counted[target.hook_name]))
+                rows[target.slug].add(_encode(target, activations[target.hook_name], batch))
         if advance is not None:
             advance(len(batch.contexts))
     first_position = contexts.start * dataset.context_length
@@ -119,6 +148,23 @@ def _collect_part(
         target.index.write_part(
             number, first_position, n_positions, len(positions), columns.indptr, positions[columns.indices], columns.data
         )
+
+
+def _encode(target: Target, activation: torch.Tensor, batch: Batch) -> SparseActs:
+    """The features of the counted tokens; a temporal SAE reads the whole contexts that they stand in."""
+    x = sae_input(target.sae, activation, target.hook_name)
+    if target.sae.cfg.temporal is None:
+        return target.sae.encode(_counted(x, batch))
+    if activation.ndim == 2:
+        raise MismatchError(
+            f"SAE {target.slug} is temporal: it reads whole contexts, and a store of activations holds counted tokens alone. "
+            "Leave out [build] activations."
+        )
+    return target.sae.encode(x).rows(batch.is_counted)
+
+
+def _counted(activation: torch.Tensor, batch: Batch) -> torch.Tensor:
+    return activation if activation.ndim == 2 else activation[batch.is_counted.to(activation.device)]
 
 
 def _check_finite(x: torch.Tensor, hook_name: str, batch: Batch, dataset: TokenDataset) -> None:

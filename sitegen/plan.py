@@ -123,9 +123,10 @@ def _sae_plan(
         "dtype": options.dtype,
     }
     run = {"tokens": tokens.fingerprint, "model": model, "sae": sae, "batch_size": release.build.batch_size}
-    activations = Stage(
-        f"activations-{slug}", cache, {"version": collect.VERSION, **run, "part_tokens": release.build.part_tokens}
-    )
+    index = {"version": collect.VERSION, **run, "part_tokens": release.build.part_tokens}
+    if release.build.activations is not None:
+        index["stored"] = source_fingerprint(release.build.activations)
+    activations = Stage(f"activations-{slug}", cache, index)
     evaluation = None
     if release.evaluation.tokens:
         inputs = {"version": EVALUATION_VERSION, **run, "n_tokens": release.evaluation.tokens}

@@ -6,7 +6,7 @@ with the nearest valid name: a key that is silently ignored is an hour lost. `do
 
 import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -101,6 +101,9 @@ class BuildOptions:
     """contexts the LM reads at once"""
     part_tokens: int = 131072
     """positions of one part of the activation index: what an interrupted build loses at most"""
+    activations: str | None = None
+    """folder of a `sae_fast.activations` store of the same tokens, read instead of running the LM; its rounding shows in the
+    last digits"""
 
     def __post_init__(self) -> None:
         at_least("[build]", "batch_size", self.batch_size, 1)
@@ -177,6 +180,9 @@ class Release:
         parsed["model"] = _with_source(parsed["model"], base)
         parsed["corpus"] = _with_source(parsed["corpus"], base)
         sae = [parse_table(SaeOptions, table, f"[[sae]] number {n}") for n, table in enumerate(saes, 1)]
+        stored = parsed["build"].activations if "build" in parsed else None
+        if stored is not None:
+            parsed["build"] = replace(parsed["build"], activations=str((base / Path(stored).expanduser()).resolve()))
         return cls(**parsed, sae=tuple(_with_source(table, base) for table in sae), path=path)
 
 

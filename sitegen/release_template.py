@@ -66,4 +66,5 @@ source = "path/to/sae"           # a SAELens folder, a Gemma Scope params.npz, â
 # [build]
 # batch_size = 32                # contexts the LM reads at once
 # part_tokens = 131_072          # what an interrupted build loses at most
+# activations = "store"          # a store of the same tokens' activations, read instead of running the LM
 """

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import sae_fast
+from sae_fast.activations import ActivationStore
 from sae_fast.corpus import open_corpus
 from sae_fast.corpus.batch import Batch, check_tokens
 from sae_fast.corpus.options import local_path
@@ -126,13 +127,17 @@ class Workbench:
             targets = [self._target(sae, dataset) for sae in pending]
             build = self.release.build
             with self.progress.step("activations", dataset.n_contexts, "contexts") as advance:
-                collect.collect(self.lm, dataset, targets, build.batch_size, build.part_tokens, advance)
+                collect.collect(self._read(dataset), dataset, targets, build.batch_size, build.part_tokens, advance)
             for sae in pending:
                 sae.activations.finish()
         indexes = {sae.slug: ActivationIndex.open(sae.activations.folder) for sae in self.plan.saes}
         report.detail = f"{sum(index.nnz for index in indexes.values()):,} activations of {len(indexes)} SAEs"
         report.n_bytes = sum(sae.activations.n_bytes for sae in self.plan.saes)
         return indexes
+
+    def _read(self, dataset: TokenDataset) -> collect.Read:
+        stored = self.release.build.activations
+        return collect.from_model(self.lm) if stored is None else collect.from_store(ActivationStore.open(stored), dataset)
 
     def facts(
         self, report: StageReport, dataset: TokenDataset, indexes: Mapping[str, ActivationIndex], vocabulary: Vocabulary

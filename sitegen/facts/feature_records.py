@@ -39,10 +39,10 @@ def compute(
 ) -> Iterator[FeatureRecord]:
     """Yield the record of every feature, or of `features`, by ascending id; memory is bounded by a range of features.
 
-    `sae.W_dec [d_sae, d_out]`; `unembed.W_U [d_model, d_vocab]` and `unembed.norm_weight [d_model]`: logit effects are left
-    out where it is None or where the SAE does not write into the residual stream (d_out ≠ d_model). `progress` is called with
-    the number of features finished since its last call. Raises MismatchError where the inputs do not belong together,
-    NonFiniteError where the decoder holds NaN or infinity; both before the first record.
+    `sae.W_dec [d_sae, d_out]` or `[d_sae, n_out, d_out]`; `unembed.W_U [d_model, d_vocab]` and `unembed.norm_weight [d_model]`:
+    logit effects are left out where it is None or where the SAE does not write into the residual stream (d_out ≠ d_model).
+    `progress` is called with the number of features finished since its last call. Raises MismatchError where the inputs do not
+    belong together, NonFiniteError where the decoder holds NaN or infinity; both before the first record.
     """
     options = options or FactOptions()
     wanted = _wanted(features, index.d_sae)
@@ -65,9 +65,11 @@ def _records(
     if options.coactive:
         coactive = most_coactive(index, wanted, options.coactive, options.min_together, options.pair_bytes)
     logits = None
-    if unembed is not None and options.logits and unembed.W_U.shape[0] == W_dec.shape[1]:
-        logits = LogitEffects(W_dec, unembed, options.logits, options.bins, options.normed_logits)
-    neighbours = Neighbours(W_dec, options.neighbours) if options.neighbours else None
+    # The layers of a cross-layer transcoder write into one residual stream: their directions add up there.
+    written = W_dec.sum(1) if W_dec.ndim == 3 else W_dec
+    if unembed is not None and options.logits and unembed.W_U.shape[0] == written.shape[1]:
+        logits = LogitEffects(written, unembed, options.logits, options.bins, options.normed_logits)
+    neighbours = Neighbours(W_dec.flatten(1), options.neighbours) if options.neighbours else None
     labeller = Labeller(dataset, vocabulary, options.label_tokens) if options.labels else None
     for activations in read_ranges(index, wanted):
         yield from _range_records(activations, index.n_counted, corpus, options, coactive, logits, neighbours, labeller)

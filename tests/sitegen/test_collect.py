@@ -10,6 +10,8 @@ import torch
 
 import sae_fast
 import sae_fast.lm
+from sae_fast.activations import write_store
+from sae_fast.config import Temporal, tensor_shapes
 from sae_fast.corpus import Corpus
 from sae_fast.corpus.batch import check_tokens
 from sae_fast.corpus.options import CorpusOptions
@@ -19,7 +21,8 @@ from sae_fast.corpus.tokens import COUNTED, PADDING, TokenDataset
 from sae_fast.errors import HookNotFoundError
 from sitegen import collect
 from sitegen.activation_index import ActivationIndex, ActivationIndexWriter
-from sitegen.collect import Target
+from sitegen.collect import Target, from_model
+from sitegen.collect import collect as collect_all
 from sitegen.errors import MismatchError, NonFiniteError
 
 HOOKS = {"topk": "blocks.1.hook_resid_post", "jumprelu": "blocks.0.hook_mlp_out", "batchtopk": "blocks.2.hook_resid_pre"}
@@ -64,7 +67,7 @@ def test_the_index_is_the_dense_computation(
     tmp_path: Path, lm: sae_fast.lm.LanguageModel, dataset: TokenDataset, saes: dict[str, sae_fast.SAE], name: str
 ) -> None:
     """Every non-zero activation at a counted token is in the index with its position and value, and nothing else is."""
-    collect.collect(lm, dataset, targets(tmp_path, saes, dataset), batch_size=5, part_tokens=200)
+    collect_all(from_model(lm), dataset, targets(tmp_path, saes, dataset), batch_size=5, part_tokens=200)
     index = ActivationIndex.open(tmp_path / name)
     found = np.zeros((dataset.n_positions, index.d_sae), dtype=np.float32)
     entries = index.features(0, index.d_sae)
@@ -86,14 +89,14 @@ def test_a_resumed_pass_gives_the_same_bytes_and_keeps_what_is_there(
     tmp_path: Path, lm: sae_fast.lm.LanguageModel, dataset: TokenDataset, saes: dict[str, sae_fast.SAE]
 ) -> None:
     """Parts that are missing in one SAE's index are computed again, to the byte; the others are not touched."""
-    collect.collect(lm, dataset, targets(tmp_path / "whole", saes, dataset), batch_size=4, part_tokens=200)
-    collect.collect(lm, dataset, targets(tmp_path / "resumed", saes, dataset), batch_size=4, part_tokens=200)
+    collect_all(from_model(lm), dataset, targets(tmp_path / "whole", saes, dataset), batch_size=4, part_tokens=200)
+    collect_all(from_model(lm), dataset, targets(tmp_path / "resumed", saes, dataset), batch_size=4, part_tokens=200)
     lost = tmp_path / "resumed" / "topk" / "part-00001.safetensors"
     kept = tmp_path / "resumed" / "topk" / "part-00000.safetensors"
     lost.unlink()
     (tmp_path / "resumed" / "topk" / "index.json").unlink()
     before = kept.stat().st_mtime_ns
-    collect.collect(lm, dataset, targets(tmp_path / "resumed", saes, dataset), batch_size=4, part_tokens=200)
+    collect_all(from_model(lm), dataset, targets(tmp_path / "resumed", saes, dataset), batch_size=4, part_tokens=200)
 
     assert before == kept.stat().st_mtime_ns
     for path in sorted((tmp_path / "whole").rglob("*.*")):
@@ -104,8 +107,14 @@ def test_an_sae_alone_gives_what_it_gives_among_others(
     tmp_path: Path, lm: sae_fast.lm.LanguageModel, dataset: TokenDataset, saes: dict[str, sae_fast.SAE]
 ) -> None:
     """An index does not depend on which other SAEs were collected in the same pass."""
-    collect.collect(lm, dataset, targets(tmp_path / "all", saes, dataset), batch_size=4, part_tokens=200)
-    collect.collect(lm, dataset, targets(tmp_path / "one", {"topk": saes["topk"]}, dataset), batch_size=4, part_tokens=200)
+    collect_all(from_model(lm), dataset, targets(tmp_path / "all", saes, dataset), batch_size=4, part_tokens=200)
+    collect_all(
+        from_model(lm),
+        dataset,
+        targets(tmp_path / "one", {"topk": saes["topk"]}, dataset),
+        batch_size=4,
+        part_tokens=200,
+    )
 
     for path in (tmp_path / "one" / "topk").iterdir():
         assert path.read_bytes() == (tmp_path / "all" / "topk" / path.name).read_bytes()
@@ -132,9 +141,9 @@ def test_left_padding_gives_the_same_index(
 ) -> None:
     """Where padding lies does not change which features fire where."""
     only = {"topk": saes["topk"]}
-    collect.collect(lm, dataset, targets(tmp_path / "right", only, dataset), batch_size=6, part_tokens=500)
+    collect_all(from_model(lm), dataset, targets(tmp_path / "right", only, dataset), batch_size=6, part_tokens=500)
     left: Any = LeftPadding(lm)
-    collect.collect(left, dataset, targets(tmp_path / "left", only, dataset), batch_size=6, part_tokens=500)
+    collect_all(from_model(left), dataset, targets(tmp_path / "left", only, dataset), batch_size=6, part_tokens=500)
     right_index, left_index = (
         ActivationIndex.open(tmp_path / "right" / "topk"),
         ActivationIndex.open(tmp_path / "left" / "topk"),
@@ -165,10 +174,10 @@ def test_activations_that_are_not_finite_are_named(
             return found
 
     padding: Any = Broken(7, True)
-    collect.collect(padding, dataset, targets(tmp_path / "a", saes, dataset), batch_size=4, part_tokens=10**6)
+    collect_all(from_model(padding), dataset, targets(tmp_path / "a", saes, dataset), batch_size=4, part_tokens=10**6)
     token: Any = Broken(7, False)
     with pytest.raises(NonFiniteError, match="context 7") as caught:
-        collect.collect(token, dataset, targets(tmp_path / "b", saes, dataset), batch_size=4, part_tokens=10**6)
+        collect_all(from_model(token), dataset, targets(tmp_path / "b", saes, dataset), batch_size=4, part_tokens=10**6)
     assert dataset.documents[dataset.document[7]] in str(caught.value)
 
 
@@ -195,3 +204,54 @@ def test_a_dataset_that_the_lm_cannot_read_is_refused(
     )
     with pytest.raises(sae_fast.errors.MismatchError, match=message):
         check_tokens(dataset, lm.n_ctx, lm.d_vocab)
+
+
+def test_a_store_of_activations_gives_the_same_index(
+    tmp_path: Path, lm: sae_fast.lm.LanguageModel, dataset: TokenDataset, saes: dict[str, sae_fast.SAE]
+) -> None:
+    """Stored float32 activations give the features and, but for rounding, the values that the model gives."""
+    store = write_store(tmp_path / "store", lm, dataset, list(HOOKS.values()), "float32", 4, 200, show_progress=False)
+    for folder, read in (("model", from_model(lm)), ("store", collect.from_store(store, dataset))):
+        collect_all(read, dataset, targets(tmp_path / folder, saes, dataset), batch_size=4, part_tokens=200)
+
+    for name, sae in saes.items():
+        slices = [ActivationIndex.open(tmp_path / folder / name).features(0, sae.cfg.d_sae) for folder in ("model", "store")]
+        assert np.array_equal(slices[0].positions, slices[1].positions)
+        assert np.allclose(slices[0].values, slices[1].values, rtol=1e-5, atol=1e-6)
+    other = TokenDataset(dataset.tokens[:-1], dataset.kind[:-1], dataset.document[:-1], dataset.start[:-1], dataset.documents)
+    with pytest.raises(MismatchError, match="other tokens"):
+        collect.from_store(store, other)
+
+
+def test_a_temporal_sae_reads_whole_contexts(tmp_path: Path, lm: sae_fast.lm.LanguageModel, dataset: TokenDataset) -> None:
+    """Its features depend on earlier positions, BOS among them; a store of counted tokens alone is refused."""
+    cfg = sae_fast.SAEConfig(
+        architecture="temporal",
+        d_in=32,
+        d_sae=64,
+        k=4,
+        hook_name=HOOKS["topk"],
+        temporal=Temporal(n_heads=2, bottleneck_factor=8),
+    )
+    generator = torch.Generator().manual_seed(0)
+    tensors = {name: torch.randn(shape, generator=generator) for name, shape in tensor_shapes(cfg).items()}
+    sae = sae_fast.SAE(cfg, **tensors)
+    collect_all(from_model(lm), dataset, targets(tmp_path, {"topk": sae}, dataset), batch_size=4, part_tokens=200)
+
+    found = ActivationIndex.open(tmp_path / "topk").features(0, 64)
+    context = 3
+    real = torch.from_numpy(np.array(dataset.kind[context] != PADDING))
+    ids = torch.from_numpy(dataset.tokens[context].astype(np.int64))[real][None]
+    dense = sae.encode(lm.activations(ids, [HOOKS["topk"]])[HOOKS["topk"]]).to_dense()[0]
+    dense[torch.from_numpy(np.array(dataset.kind[context]))[real] != COUNTED] = 0
+    first = context * dataset.context_length
+    for feature in range(64):
+        entries = slice(*found.feature_ptr[feature : feature + 2])
+        here = (found.positions[entries] >= first) & (found.positions[entries] < first + dataset.context_length)
+        active = dense[:, feature].nonzero()[:, 0]
+        assert (found.positions[entries][here] - first).tolist() == active.tolist()
+        assert np.allclose(found.values[entries][here], dense[active, feature], rtol=1e-3, atol=1e-4)
+
+    store = write_store(tmp_path / "store", lm, dataset, [HOOKS["topk"]], "float32", 4, 200, show_progress=False)
+    with pytest.raises(MismatchError, match="temporal"):
+        collect_all(collect.from_store(store, dataset), dataset, targets(tmp_path / "b", {"topk": sae}, dataset), 4, 200)

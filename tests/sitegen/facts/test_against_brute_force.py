@@ -16,7 +16,7 @@ from sae_fast.corpus.options import CorpusOptions
 from sae_fast.corpus.tokenise import Tokeniser, write_tokens
 from sae_fast.corpus.tokens import TokenDataset
 from sitegen.activation_index import ActivationIndexWriter
-from sitegen.collect import Target, collect
+from sitegen.collect import Target, collect, from_model
 from sitegen.facts import FactOptions, compute
 from sitegen.vocabulary import Vocabulary
 
@@ -49,7 +49,7 @@ def test_records_of_a_real_pass_equal_the_dense_recomputation(
     dataset = write_tokens(tmp_path / "tokens", corpus, Tokeniser(lm.tokenizer, 40, lm.tokenizer.bos_token_id))
     writer = ActivationIndexWriter(tmp_path / "index", sae.cfg.d_sae, 40, dataset.n_positions, "")
     # Parts of 14 contexts are whole batches, so that the dense recomputation sees the same ones.
-    collect(lm, dataset, [Target("sae", sae, HOOK, writer)], BATCH_SIZE, 14 * 40)
+    collect(from_model(lm), dataset, [Target("sae", sae, HOOK, writer)], BATCH_SIZE, 14 * 40)
     index = writer.finish()
     vocabulary = Vocabulary.from_tokenizer(lm.tokenizer, lm.d_vocab)
     W_U = lm.unembed().W_U.detach().float().numpy()
