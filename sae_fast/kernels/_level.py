@@ -27,7 +27,7 @@ def count_reaching(
         first = tl.load(first_words + row * n_groups + group, mask=group < n_groups, other=0)
         if SCREEN:
             code = tl.load(second_words + row * n_groups + group, mask=group < n_groups, other=0) & 15
-            first = lower_bound(first, x_margin + row * 16, row_margin, group_feature(group, code), group < n_groups)
+            first = lower_bound(first, x_margin + row * 16, row_margin, group_feature(group, code))
         total += (first >= least).to(tl.int32)
     tl.store(counts + row, tl.sum(total, 0))
 

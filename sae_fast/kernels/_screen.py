@@ -86,9 +86,10 @@ def margin_of(x_margin, row_margin, feature, mask):
 
 
 @triton.jit
-def lower_bound(upper_bits, x_margin, row_margin, feature, mask):
+def lower_bound(upper_bits, x_margin, row_margin, feature):
     """Bits of the lower bounds whose upper bounds' bits are given; 0 where that is not positive."""
     upper = upper_bits.to(tl.float32, bitcast=True)
     # Four roundings of float32 on the way: 2^-20 covers them.
-    lower = upper - (2 * margin_of(x_margin, row_margin, feature, mask) + upper * 0.00000095367431640625)
+    # Where no feature of a group is positive, the one that is named need not exist.
+    lower = upper - (2 * margin_of(x_margin, row_margin, feature, upper_bits > 0) + upper * 0.00000095367431640625)
     return tl.where(lower > 0, lower, 0.0).to(tl.int32, bitcast=True)

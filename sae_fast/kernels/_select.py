@@ -31,7 +31,7 @@ def select(
         first = tl.load(first_words + group, mask=group < n_groups, other=0)
         if SCREEN:
             code = tl.load(second_words + group, mask=group < n_groups, other=0) & 15
-            first = lower_bound(first, x_margin + row * 16, row_margin, group_feature(group, code), group < n_groups)
+            first = lower_bound(first, x_margin + row * 16, row_margin, group_feature(group, code))
         best = tl.maximum(best, first)
     level = tl.maximum(kth_largest(best, k), 1)
     n_single = 0

@@ -57,7 +57,7 @@ def compact(product: Product, words: Words, with_values: bool) -> tuple[Tensor, 
     rows, values = torch.empty_like(features), torch.empty(nnz, dtype=torch.float32, device=device)
     write_hits[(n,)](
         words.first, words.second, pointer, features, values, rows, n_groups, VALUES=with_values,
-        BLOCKS=min(256, triton.next_power_of_2(n_groups // 4)), num_warps=4,
+        BLOCKS=min(128, triton.next_power_of_2(n_groups // 4)), num_warps=4,
     )  # fmt: skip
     return pointer, features, rows, values
 

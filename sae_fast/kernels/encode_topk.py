@@ -20,8 +20,6 @@ RESCAN_BYTES = 32 << 20
 """Memory of the rows that are rescanned together."""
 ROW_BYTES = 128 << 20
 """Memory of a chunk of whole rows."""
-RESCAN_TILE = (128, 64)
-"""(features, depth) of the product of whole rows."""
 REFINE_DEPTH = 256
 
 
@@ -75,9 +73,19 @@ def slots(k: int, screen: bool) -> int:
     return triton.next_power_of_2(max(256, 3 * k + 256 if screen else 2 * k + 128))
 
 
+def select_warps(n_lanes: int) -> int:
+    """Warps of `select`."""
+    return 8 if n_lanes > 1024 else 4
+
+
 def finish_warps(n_slots: int) -> int:
     """Warps of `finish`: each thread compares at most 4 candidates with 16 others at a time."""
     return max(4, n_slots // 128)
+
+
+def rescan_tile(dtype: torch.dtype) -> tuple[int, int]:
+    """(features, depth) of the product of whole rows; exact float32 products take more registers."""
+    return (64, 32) if dtype == torch.float32 else (128, 64)
 
 
 def lanes(n_groups: int) -> int:
@@ -115,7 +123,7 @@ class _Candidates:
         select[(len(self.counts),)](
             words.first, words.second, words.x_margin, self.product.row_margin, self.features, self.bits, self.groups,
             self.counts, self.rescan_rows, self.rescan_count, self.product.n_groups, self.k, SCREEN=self.product.screen,
-            EXACT=exact, SLOTS=self.slots, LANES=width, num_warps=8 if width > 1024 else 4,
+            EXACT=exact, SLOTS=self.slots, LANES=width, num_warps=select_warps(width),
         )  # fmt: skip
 
     def _refine(self) -> None:
@@ -132,7 +140,7 @@ def rescan(
     """The k largest of the `count` rows of x that are `listed`, over all features; `n_rows` of them are held at a time."""
     weights = product.weights
     d_in, d_sae = weights.shape
-    columns, depth = RESCAN_TILE
+    columns, depth = rescan_tile(weights.rows.dtype)
     h_rows = torch.empty(n_rows, d_sae, dtype=torch.float32, device=x.device)
     products[(triton.cdiv(d_sae, columns),)](
         x, weights.rows, product.bias, listed, count, h_rows, d_in, d_sae, n_rows, BN=columns, BK=depth, INTERPRET=INTERPRET,
