@@ -28,6 +28,11 @@ def n_layers_of(place: str, shape: tuple[int, ...]) -> int:
     return shape[1]
 
 
+def written_hook(hook: str, model: str | None) -> str:
+    """circuit-tracer's `mlp.hook_out` is TransformerLens's `hook_mlp_out` but in Gemma 2 and 3, where a norm lies between."""
+    return "hook_mlp_out" if hook == "mlp.hook_out" and re.search(r"gemma-?[23]", model or "") is None else hook
+
+
 def layer_of(text: str, *patterns: str) -> int | None:
     """The number that the first pattern with a match captures, at its last match."""
     for pattern in patterns:

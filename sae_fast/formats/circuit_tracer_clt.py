@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sae_fast.errors import FormatError
 from sae_fast.formats._description import Description, Given, Stored
-from sae_fast.formats._places import layer_given, layer_of, n_layers_of, one_file
+from sae_fast.formats._places import layer_given, layer_of, n_layers_of, one_file, written_hook
 from sae_fast.formats._settings import Settings, make_config
 from sae_fast.formats._yaml import read_yaml
 from sae_fast.sources import Source, TensorFile
@@ -40,6 +40,7 @@ def describe(source: Source, given: Given) -> Description | None:
     has_config = source.folder.has(CONFIG)
     config = read_yaml(source.folder, CONFIG) if has_config else Settings(source.folder.place(CONFIG), {})
     read, written = config.text("feature_input_hook") or READ, config.text("feature_output_hook") or WRITTEN
+    written = written_hook(written, config.text("model_name"))
     jumps = f"threshold_{layer}" in enc_file.shapes
     cfg = make_config(
         enc_file.place,

@@ -8,7 +8,7 @@ import re
 
 from sae_fast.errors import FormatError
 from sae_fast.formats._description import Description, Given, Stored
-from sae_fast.formats._places import layer_of, one_file
+from sae_fast.formats._places import layer_of, one_file, written_hook
 from sae_fast.formats._settings import Settings, make_config
 from sae_fast.formats._yaml import read_yaml
 from sae_fast.sources import Source
@@ -38,6 +38,7 @@ def describe(source: Source, given: Given) -> Description | None:
     layer = layer_of(name, r"(\d+)")
     block = f"blocks.{layer}"
     read, written = config.text("feature_input_hook") or ASSUMED[0], config.text("feature_output_hook") or ASSUMED[1]
+    written = written_hook(written, config.text("model_name"))
     metadata: dict[str, object] = {"source_format": "circuit_tracer_plt"}
     if not known:
         metadata["hook_name_assumed"] = f"no {CONFIG} beside the file; {ASSUMED[0]} and {ASSUMED[1]} are assumed"

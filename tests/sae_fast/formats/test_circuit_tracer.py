@@ -26,6 +26,18 @@ def test_transcoders_of_one_layer(jumps: bool, skip: bool, tmp_path: Path) -> No
     assert sae.cfg.model_name == "Qwen/Qwen3-4B"
 
 
+@pytest.mark.parametrize(
+    ("model", "hook_name_out"), [("Qwen/Qwen3-4B", "blocks.3.hook_mlp_out"), ("google/gemma-3-4b-it", "blocks.3.mlp.hook_out")]
+)
+def test_what_circuit_tracer_calls_the_output_of_the_mlp(model: str, hook_name_out: str, tmp_path: Path) -> None:
+    """mlp.hook_out is hook_mlp_out, but in models with a norm between them."""
+    sample = published.circuit_tracer_plt()
+    text = sample.files["config.yaml"].replace("Qwen/Qwen3-4B", model).replace("hook_mlp_out", "mlp.hook_out")
+    sample.files["config.yaml"] = text
+
+    assert info(sample.write(tmp_path)).cfg.hook_name_out == hook_name_out
+
+
 def test_hooks_without_a_configuration_are_assumed(tmp_path: Path) -> None:
     """Some published sets have no config.yaml; what is assumed says so."""
     cfg = info(published.circuit_tracer_plt(config=False).write(tmp_path)).cfg

@@ -40,7 +40,7 @@ def test_other_content_lists_what_was_found(tmp_path: Path) -> None:
 def test_save_checks_format_and_place(tmp_path: Path) -> None:
     """An unknown format, and a file where the folder should be, are refused."""
     sae = sae_fast.load(tiny.sae(tmp_path / "sae"))
-    with pytest.raises(ArgumentError, match="format: expected one of .*saelens, .* got 'onnx'"):
+    with pytest.raises(ArgumentError, match=r"format: expected one of .*saelens, .* got 'onnx'"):
         sae.save(tmp_path / "out", "onnx")  # type: ignore[arg-type]
     (tmp_path / "file").write_text("")
     with pytest.raises(ArgumentError, match="expected a folder, got a file"):
