@@ -22,7 +22,7 @@ def register(commands: Any) -> None:
     parser = commands.add_parser(
         "contrast",
         help="which features differ between two sets of texts",
-        description="Compare the features of one or more SAEs between two sets of texts, with effect sizes, intervals, "
+        description="Compare the features of one or more SAEs between two sets of texts, with effect sizes, intervals,\n"
         "permutation p-values and false-discovery rate. Writes contrast.json, contrast.csv and contrast.html.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
