@@ -12,7 +12,7 @@ INSTALL := $(PIP) install --constraint constraints.txt --editable
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help site serve test test-long test-hub bench docs screenshots lint format chromium clean distclean
+.PHONY: help site serve test test-long test-peer test-hub bench docs screenshots lint format chromium clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test-long: $(VENV)/dev.stamp chromium ## exhaustive matrices, many kills, compar
 
 test-hub: $(VENV)/dev.stamp ## with a network: published SAEs of every format, and published numbers (downloads several GB)
 	$(BIN)/python -m pytest -m hub tests/hub $(ARGS)
+
+test-peer: $(VENV)/dev.stamp ## compare with sae-lens, sparsify and dictionary-learning, in environments made for them
+	$(BIN)/python -m pytest -m peer $(ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .
@@ -71,7 +74,7 @@ clean: ## remove what builds and tests wrote; the environment stays
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment too
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-peers
 
 $(VENV)/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
