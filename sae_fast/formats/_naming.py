@@ -1,5 +1,6 @@
 """What a user names, opened, with what the catalogue knows of it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,11 @@ def _open_place(source: str | Path) -> Source:
     except UnreachableError:
         raise
     except SourceError as error:
-        near = catalogue.near_names(str(source))
-        if not near or "://" in str(source) or isinstance(source, Path):
+        text = str(source)
+        if "://" in text or isinstance(source, Path):
             raise
-        raise SourceError(str(error), advice=f"The catalogue has releases of like names: {', '.join(near)}") from None
+        near = catalogue.near_names(text)
+        advice = f"The catalogue has releases of like names: {', '.join(near)}" if near else None
+        if advice is None and re.fullmatch(r"[\w.-]+(/[\w.:-]+)+", text):
+            advice = f"If it is a repository on the hub, write hf://{text}"
+        raise SourceError(str(error), advice=advice) from None

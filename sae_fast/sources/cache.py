@@ -2,7 +2,7 @@
 
     SAE_FAST_CACHE or ~/.cache/sae-fast
     ├── blobs/<digest>          a whole file; <digest>.ok beside it says in which state it was checked
-    ├── blobs/<digest>.part     a download that was broken off, which the next one goes on with
+    ├── blobs/<digest>.part     a download that was broken off, which the next one goes on with; .lock says who is at it
     └── notes/…                 what addresses lead to: revisions to commits, folders to listings, addresses to digests
 
 A digest is the sha256 of a file, or, with 40 digits, the hash by which git knows it.

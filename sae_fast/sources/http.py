@@ -5,6 +5,7 @@ import http.client
 import random
 import re
 import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +25,8 @@ FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
 TIMEOUT_S = 30.0
 """How long a silent connection is waited for."""
+TARGET_LIFE_S = 240.0
+"""How long the address that a redirect led to is used again."""
 PIECE = 1 << 20
 """Bytes handed on at a time."""
 
@@ -36,12 +39,16 @@ NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL
 Headers = Mapping[str, str]
 T = TypeVar("T")
 
+_targets: dict[str, tuple[str, float]] = {}
+
 
 class Response(Protocol):
     """What is used of `http.client.HTTPResponse`."""
 
     status: int
     headers: Any
+    url: str
+    """Where redirects led."""
 
     def read(self, amount: int, /) -> bytes:
         """At most that many bytes; fewer only at the end."""
@@ -99,8 +106,19 @@ def read_all(url: str) -> tuple[bytes, Headers]:
 def read_range(url: str, start: int, stop: int, etag: str | None = None) -> bytes:
     """Bytes `start:stop` of a file; what a broken connection left out is asked for again.
 
-    Raises `SourceError` where the file is another than `etag` says, and `RangesRefusedError` where ranges are not served.
+    The hub redirects each request to a store whose address is good for a while; it is asked once in that time. Raises
+    `SourceError` where the file is another than `etag` says, and `RangesRefusedError` where ranges are not served.
     """
+    target, until = _targets.get(url, (url, 0.0))
+    if target != url and time.monotonic() < until:
+        try:
+            return _read_range(target, url, start, stop, etag)
+        except StatusError:
+            del _targets[url]
+    return _read_range(url, url, start, stop, etag)
+
+
+def _read_range(target: str, url: str, start: int, stop: int, etag: str | None) -> bytes:
     data = bytearray()
 
     def receive(response: Response) -> bytes:
@@ -110,13 +128,15 @@ def read_range(url: str, start: int, stop: int, etag: str | None = None) -> byte
         first, _, _ = content_range(url, response)
         if first != start + len(data) or (etag and found and found != etag):
             raise SourceError(f"{url}: the file changed while it was read", advice="Try again")
+        if response.url not in {url, target}:
+            _targets[url] = response.url, time.monotonic() + TARGET_LIFE_S
         while len(data) < stop - start and (piece := response.read(min(PIECE, stop - start - len(data)))):
             data.extend(piece)
         if len(data) < stop - start:
             raise http.client.IncompleteRead(b"", stop - start - len(data))
         return bytes(data)
 
-    return request(url, receive, lambda: {"Range": f"bytes={start + len(data)}-{stop - 1}"})
+    return request(target, receive, lambda: {"Range": f"bytes={start + len(data)}-{stop - 1}"})
 
 
 class RangesRefusedError(SourceError):
@@ -190,6 +210,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _is_hopeless(error: BaseException) -> bool:
-    """Whether there is no network, or nobody at that address: waiting does not help."""
+    """Whether there is no network, or nobody to be trusted at that address: waiting does not help."""
     inner = getattr(error, "reason", error)
-    return isinstance(inner, socket.gaierror | ConnectionRefusedError) or getattr(inner, "errno", None) in NO_ROUTE
+    final = socket.gaierror | ConnectionRefusedError | ssl.SSLCertVerificationError
+    return isinstance(inner, final) or getattr(inner, "errno", None) in NO_ROUTE

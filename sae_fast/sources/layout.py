@@ -6,7 +6,7 @@ import math
 import struct
 import tokenize
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
@@ -24,6 +24,8 @@ SAFETENSORS_DTYPES = {
 
 LARGEST_HEADER = 100_000_000
 """Largest header of a safetensors file, in bytes, as its own library has it."""
+LARGEST_RATIO = 1033
+"""Bytes that one compressed byte of an archive can stand for; an archive that claims more lies."""
 FIRST_READ = 1 << 12
 """Bytes read at once in the hope that the header is among them."""
 BLOCK = 1 << 15
@@ -91,7 +93,7 @@ def safetensors_layout(file: Ranges) -> Mapping[str, Span]:
         text += file.read(8 + len(text), 8 + length) if len(text) < length else b""
         header = json.loads(text)
         ends = {key: _ends(key, value) for key, value in header.items() if key != "__metadata__"}
-        end = 8 + length + max((stop for _, stop in ends.values()), default=0)
+        end = 8 + length + _contiguous(ends.values())
         if end != size:
             raise ValueError(f"its header speaks of {end} bytes, there are {size}")
         return {key: _span(header[key], 8 + length + start) for key, (start, _) in ends.items()}
@@ -126,16 +128,23 @@ def _array_span(file: Ranges, archive: zipfile.ZipFile, member: zipfile.ZipInfo)
     n_bytes = math.prod(shape) * dtype.itemsize
     if dtype.hasobject or n_bytes != member.file_size - header_bytes:
         raise ValueError(f"{member.filename}: {dtype} {list(shape)} does not fit its {member.file_size} bytes")
+    if member.file_size > LARGEST_RATIO * max(member.compress_size, 1):
+        raise ValueError(f"{member.filename}: {member.file_size} bytes out of {member.compress_size}")
     torch_dtype = torch.from_numpy(np.empty(0, dtype)).dtype
     if member.compress_type != zipfile.ZIP_STORED or (is_fortran and len(shape) > 1):
         return Span(None, shape, torch_dtype)
+    if member.compress_size != member.file_size:
+        raise ValueError(f"{member.filename}: {member.file_size} bytes stored in {member.compress_size}")
     return Span(data_offset(file, member) + header_bytes, shape, torch_dtype)
 
 
 def data_offset(file: Ranges, member: zipfile.ZipInfo) -> int:
-    """Where the content of an archive's member begins."""
+    """Where the content of an archive's member begins. Raises `ValueError` unless all of it is there."""
     local = file.read(member.header_offset, member.header_offset + 30)
-    return member.header_offset + 30 + sum(struct.unpack("<HH", local[26:]))
+    start = member.header_offset + 30 + sum(struct.unpack("<HH", local[26:]))
+    if start + member.compress_size > (file.size or 0):
+        raise ValueError(f"{member.filename}: goes on behind the end of the file")
+    return start
 
 
 def _npy_header(opened: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -157,6 +166,16 @@ def _ends(key: str, entry: Mapping[str, Any]) -> tuple[int, int]:
     if math.prod(entry["shape"]) * SAFETENSORS_DTYPES[entry["dtype"]].itemsize != stop - start:
         raise ValueError(f"{key}: {entry['dtype']} {entry['shape']} does not fit its {stop - start} bytes")
     return start, stop
+
+
+def _contiguous(ends: Iterable[tuple[int, int]]) -> int:
+    """The byte behind the last tensor, each found to begin where another ends."""
+    behind = 0
+    for start, stop in sorted(ends):
+        if start != behind:
+            raise ValueError(f"a tensor begins at {start} where {behind} is next")
+        behind = stop
+    return behind
 
 
 def _span(entry: Mapping[str, Any], offset: int) -> Span:

@@ -114,7 +114,8 @@ def _span(file: Ranges, archive: zipfile.ZipFile, folder: str, tensor: _Stored) 
     span = Span(None, tensor.shape, storage.dtype)
     n_before = tensor.offset * storage.dtype.itemsize
     is_plain = tensor.stride == _c_order(tensor.shape) and member.compress_type == zipfile.ZIP_STORED
-    if min(tensor.offset, *tensor.shape, 0) < 0 or n_before + span.n_bytes > member.file_size:
+    is_inside = n_before + span.n_bytes <= min(member.file_size, member.compress_size)
+    if min(tensor.offset, *tensor.shape, 0) < 0 or (is_plain and not is_inside):
         raise ValueError(f"{tensor.shape} does not fit {member.file_size} bytes")
     return Span(data_offset(file, member) + n_before, tensor.shape, storage.dtype) if is_plain else span
 

@@ -46,9 +46,7 @@ def test_the_hub_is_like_this_machine(hub: FileServer, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", published.SAMPLES)
-def test_a_mirror_holds_what_is_needed(
-    hub: FileServer, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mirror_holds_what_is_needed(hub: FileServer, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What fetch brings is enough to load the same SAE without a network."""
     path, source = placed(hub, name)
     expected = sae_fast.load(path)

@@ -127,6 +127,25 @@ def test_the_token_goes_to_the_hub_alone(
     assert {token for _, token in hub.tokens} == {"Bearer from-environment"}
 
 
+def test_the_hub_is_asked_once_where_a_file_is_stored(
+    hub: FileServer, folder: Path, weights: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranges after the first go to the store straight away; when its address no longer holds, the hub is asked again."""
+    found = open_source(SOURCE).folder.tensors("weights.safetensors")
+    hub.forget()
+    found.read("W_enc")
+    found.read_along("W_dec", 0, torch.tensor([3, 50]))
+    assert all(path.startswith("/files/") for path, _ in hub.requests)
+
+    hub.faults["weights.safetensors"] = [403]
+    assert torch.equal(found.read("b_enc"), weights["b_enc"])
+    assert "/resolve/" in hub.requests[-2][0]
+
+    monkeypatch.setattr(http.time, "monotonic", lambda: 1e12)
+    assert torch.equal(found.read("b_enc"), weights["b_enc"])
+    assert "/resolve/" in hub.requests[-2][0]
+
+
 def test_a_closed_repository_says_what_to_do(hub: FileServer, folder: Path) -> None:
     """401 on a gated repository points to its licence and HF_TOKEN."""
     hub.closed.add("owner/repo")

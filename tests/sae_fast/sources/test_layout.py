@@ -1,6 +1,7 @@
 """Headers of tensor files: what they promise is checked before anything is believed."""
 
 import json
+import struct
 import subprocess
 import sys
 import zipfile
@@ -34,6 +35,8 @@ def written(file: Path, header: object, n_data: int = 24, length: int | None = N
         (b"[1]", 24, "not a safetensors file"),
         ({"W": GOOD}, 23, "speaks of"),
         ({"W": GOOD}, 25, "speaks of"),
+        ({"W": GOOD, "V": {**GOOD, "data_offsets": [12, 36]}}, 36, "a tensor begins at 12 where 24 is next"),
+        ({"W": {**GOOD, "data_offsets": [4, 28]}}, 28, "a tensor begins at 4 where 0 is next"),
         ({"W": {**GOOD, "shape": [2, 4]}}, 24, r"W: F32 \[2, 4\] does not fit its 24 bytes"),
         ({"W": {**GOOD, "shape": [-2, -3]}}, 24, "W: shape"),
         ({"W": {**GOOD, "shape": [2, "3"]}}, 24, "W: shape"),
@@ -86,6 +89,22 @@ def test_an_archive_that_states_other_sizes_is_refused(tmp_path: Path) -> None:
         archive.writestr("W.npy", content)
 
     with pytest.raises(FormatError, match=r"W.npy: float32 \[9, 9\] does not fit"):
+        npz_layout(LocalRanges(tmp_path / "x.npz", "x.npz"))
+
+
+@pytest.mark.parametrize("how", ["stored", "compressed"])
+def test_an_archive_that_claims_more_than_it_holds_is_refused(tmp_path: Path, how: str) -> None:
+    """Sizes in the directory that the file cannot hold are found before anything of that size is made."""
+    (np.savez if how == "stored" else np.savez_compressed)(tmp_path / "x.npz", W=np.zeros((64, 64), np.float32))
+    content = (tmp_path / "x.npz").read_bytes()
+    lie = content.replace(b"(64, 64)", b"(9, 999)")
+    with zipfile.ZipFile(tmp_path / "x.npz") as archive:
+        (member,) = archive.infolist()
+    claimed = struct.pack("<I", member.header_offset + 128 + 4 * 9 * 999 if how == "stored" else 1 << 30)
+    at = lie.rindex(b"PK\x01\x02")
+    (tmp_path / "x.npz").write_bytes(lie[: at + 24] + claimed + lie[at + 28 :])
+
+    with pytest.raises(FormatError, match=r"x.npz: not an npz file \(W.npy"):
         npz_layout(LocalRanges(tmp_path / "x.npz", "x.npz"))
 
 

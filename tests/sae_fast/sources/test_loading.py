@@ -196,7 +196,7 @@ def test_without_a_network_the_files_are_named(hub: FileServer, monkeypatch: pyt
             "gpt2-small-res-jb/blocks.12.hook_resid_pre",
             "has no SAE 'blocks.12.hook_resid_pre'. Near it: blocks.2.hook_resid_pre, blocks.1.hook",
         ),
-        ("saes/mine", "saes/mine: no such file or folder"),
+        ("saes/mine", "saes/mine: no such file or folder. If it is a repository on the hub, write hf://saes/mine"),
     ],
 )
 def test_wrong_names_get_near_ones(hub: FileServer, source: str, message: str) -> None:
