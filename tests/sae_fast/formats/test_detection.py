@@ -1,11 +1,13 @@
+import re
 from pathlib import Path
 
+import published
 import pytest
 import tiny
 
 import sae_fast
 from sae_fast.errors import ArgumentError, FormatError
-from sae_fast.formats import info
+from sae_fast.formats import READABLE, info
 
 
 def test_the_format_is_found_by_content(tmp_path: Path) -> None:
@@ -15,6 +17,27 @@ def test_the_format_is_found_by_content(tmp_path: Path) -> None:
 
     assert info(tmp_path / "gemma_scope").format == "saelens"
     assert info(str(tmp_path / "saelens")).format == "gemma_scope"
+
+
+def test_every_format_is_documented() -> None:
+    """docs/formats.md has a row for each, and no other."""
+    text = (Path(__file__).resolve().parents[3] / "docs" / "formats.md").read_text(encoding="utf-8")
+
+    assert tuple(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == READABLE
+
+
+def test_what_several_formats_fit_is_not_guessed(tmp_path: Path) -> None:
+    """A folder with two SAEs of different formats asks for the file."""
+    published.write(tmp_path / "params.npz", published.gemma_scope().files["params.npz"])
+    for name, content in published.sparsify().files.items():
+        published.write(tmp_path / name, content)
+    with pytest.raises(
+        FormatError, match=r"its content fits several formats \(gemma_scope, sparsify\)\. Name the file that is meant"
+    ):
+        info(tmp_path)
+
+    assert info(tmp_path / "params.npz").format == "gemma_scope"
+    assert info(tmp_path / "cfg.json").format == "sparsify"
 
 
 def test_a_missing_path_says_so(tmp_path: Path) -> None:
