@@ -20,7 +20,8 @@ TILE_COLUMNS = 256
 
 @triton.jit
 def chunk_words(
-    h_chunk, bias, threshold, x_margin, row_margin, first_words, second_words, n, chunk_stride, first_feature, n_features, d_sae,
+    h_chunk, bias, threshold, x_margin, row_margin, first_words, second_words,
+    n, chunk_stride, first_feature, n_features, d_sae,
     HITS: tl.constexpr, SCREEN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Words of the features [first_feature, first_feature + n_features) from their products h_chunk [n, chunk_stride]."""

@@ -83,11 +83,10 @@ def refine_entries(
         row = tl.where(needed, row, tl.max(row, 0)).to(tl.int64)[:, None]
         product = dots(x + row * d_in, rows + feature.to(tl.int64)[:, None] * d_in, needed, d_in, 16, BK)
         product += tl.load(bias + feature, mask=needed, other=0.0)
-        if ALL:
-            h = product
-        else:
+        if not ALL:
             # A hit stays one, however this sum was rounded.
-            h = tl.where(needed, tl.maximum(product, tl.load(threshold + feature, mask=needed, other=0.0)), h)
+            product = tl.maximum(product, tl.load(threshold + feature, mask=needed, other=0.0))
+        h = tl.where(needed, product, h)
     if ALL:
         fires = h > tl.load(threshold + feature, mask=exists, other=0.0)
         tl.store(kept + entry, fires.to(tl.int8), mask=exists)

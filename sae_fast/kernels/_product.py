@@ -17,6 +17,8 @@ from sae_fast.prepared import Prepared
 
 WORD_BYTES = 256 << 20
 """Most memory that the words of one block of tokens take, as long as a block may be that small."""
+MOST_TOKENS = 32768
+"""Most tokens of a block, since candidates take memory too."""
 LEAST_TOKENS = 128
 """Fewest tokens of a block: below, reading the weights would dominate."""
 
@@ -61,7 +63,7 @@ class Product:
     def tokens_at_once(self) -> int:
         """Tokens of a block."""
         fitting = WORD_BYTES // (8 * self.n_groups) // LEAST_TOKENS * LEAST_TOKENS
-        return max(LEAST_TOKENS, fitting)
+        return max(LEAST_TOKENS, min(MOST_TOKENS, fitting))
 
     def blocks(self) -> Iterator[tuple[slice, Words]]:
         """(tokens, their words); every block's words lie in the same buffers."""

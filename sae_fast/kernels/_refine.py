@@ -23,7 +23,7 @@ def dots(x_row, w_row, valid, d_in, E: tl.constexpr, BK: tl.constexpr):
 def refine_candidates(
     x, rows, bias, features, bits, groups, counts, d_in, d_sae, SINGLES: tl.constexpr, SLOTS: tl.constexpr, BK: tl.constexpr
 ):
-    """One program per row: bits of the features of its flagged groups, and with SINGLES of its other candidates, computed anew."""
+    """One program per row: bits of its flagged groups' features, computed anew, and with SINGLES of its other candidates."""
     row = tl.program_id(0).to(tl.int64)
     x_row = x + row * d_in + tl.zeros((1, 1), tl.int64)
     step = tl.arange(0, 16)

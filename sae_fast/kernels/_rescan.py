@@ -1,8 +1,8 @@
 """The last resort of TopK: whole rows of pre-activations, for rows whose candidates outnumber their slots.
 
-The rows are a list on the device, of a length that only the device knows. `products` computes the first n_rows of them together,
-reading the weights once; `select_rows` takes the k largest of each, and computes any further rows itself, one program to a row.
-Both return at once where the list is empty. The same two serve k too large for groups, with all rows listed.
+The rows are a list on the device, of a length that only the device knows. `products` computes the first n_rows of them
+together, reading the weights once; `select_rows` takes the k largest of each, and computes any further rows itself, one program
+to a row. Both return at once where the list is empty. The same two serve k too large for groups, with all rows listed.
 """
 
 import triton

@@ -5,7 +5,7 @@ features reach it), and keeps what reaches the bound. A group whose second large
 its 16 features are kept, to be computed again. `finish` takes the k largest of what was kept.
 
 A row's candidates lie in SLOTS places: single ones from the front, the 16 of each flagged group from the back. A row with more
-is listed for `_rescan`.
+`overflows` and is left to `_rescan`.
 """
 
 import triton
@@ -17,10 +17,13 @@ from sae_fast.kernels._screen import lower_bound
 
 @triton.jit
 def select(
-    first_words, second_words, x_margin, row_margin, features, bits, groups, counts, rescan_rows, rescan_count,
+    first_words, second_words, x_margin, row_margin, features, bits, groups, counts, overflows,
     n_groups, k, SCREEN: tl.constexpr, EXACT: tl.constexpr, SLOTS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """One program per row: its candidates' features and bits [n, SLOTS], flagged groups [n, SLOTS / 16], counts [n, 2]."""
+    """One program per row: its candidates' features and bits [n, SLOTS], flagged groups [n, SLOTS / 16], counts [n, 2].
+
+    `overflows` int32 [n] is 1 for rows whose candidates do not fit, and whose counts are 0.
+    """
     row = tl.program_id(0).to(tl.int64)
     first_words += row * n_groups
     second_words += row * n_groups
@@ -57,8 +60,7 @@ def select(
     fits = n_single + 16 * n_flagged <= SLOTS
     tl.store(counts + row * 2, tl.where(fits, n_single, 0))
     tl.store(counts + row * 2 + 1, tl.where(fits, n_flagged, 0))
-    if not fits:
-        tl.store(rescan_rows + tl.atomic_add(rescan_count, 1), tl.program_id(0))
+    tl.store(overflows + row, tl.where(fits, 0, 1))
 
 
 @triton.jit

@@ -30,10 +30,8 @@ def encode_threshold(
     `choice` overrides the table of `_choice`.
     """
     product = Product("encode_threshold", x, W_enc, bias, threshold, None, choice)
-    parts = []
     with on_card_of(x):
-        for _, words in product.blocks():
-            parts.append(_entries(product, words, gain, offset))  # noqa: PERF401
+        parts = [_entries(product, words, gain, offset) for _, words in product.blocks()]
     counts = [x.new_empty(0, dtype=torch.int64), *(part[0] for part in parts)]
     features = [x.new_empty(0, dtype=torch.int32), *(part[1] for part in parts)]
     values = [x.new_empty(0, dtype=torch.float32), *(part[2] for part in parts)]

@@ -88,9 +88,9 @@ def rescan_tile(dtype: torch.dtype) -> tuple[int, int]:
     return (64, 32) if dtype == torch.float32 else (128, 64)
 
 
-def lanes(n_groups: int) -> int:
-    """Groups that `select` looks at together."""
-    return min(4096, triton.next_power_of_2(n_groups))
+def select_lanes(k: int, n_groups: int) -> int:
+    """Sets of groups by whose largest `select` bounds the k-th largest: with 16 k of them, about k / 32 candidates too many."""
+    return min(4096, max(256, triton.next_power_of_2(16 * k)), triton.next_power_of_2(n_groups))
 
 
 class _Candidates:
@@ -104,8 +104,7 @@ class _Candidates:
         self.bits = torch.empty_like(self.features)
         self.groups = torch.empty(n, self.slots // 16, dtype=torch.int32, device=device)
         self.counts = torch.empty(n, 2, dtype=torch.int32, device=device)
-        self.rescan_rows = torch.empty(n, dtype=torch.int32, device=device)
-        self.rescan_count = torch.zeros(1, dtype=torch.int32, device=device)
+        self.overflows = torch.empty(n, dtype=torch.int32, device=device)
 
     def write(self, out_features: Tensor, out_values: Tensor, exact: bool) -> None:
         """Fill [n, k], which hold 0, 1, … and zeros."""
@@ -115,14 +114,16 @@ class _Candidates:
             self.features, self.bits, self.counts, out_features, out_values, self.k, SLOTS=self.slots,
             num_warps=finish_warps(self.slots),
         )  # fmt: skip
+        listed = self.overflows.argsort(descending=True, stable=True).int()
+        count = self.overflows.sum(dtype=torch.int32)
         n_rows = max(1, min(64, RESCAN_BYTES // (4 * self.product.weights.d_sae)))
-        rescan(self.product, self.words.x, self.rescan_rows, self.rescan_count, n_rows, self.k, out_features, out_values)
+        rescan(self.product, self.words.x, listed, count, n_rows, self.k, out_features, out_values)
 
     def _select(self, exact: bool) -> None:
-        words, width = self.words, lanes(self.product.n_groups)
+        words, width = self.words, select_lanes(self.k, self.product.n_groups)
         select[(len(self.counts),)](
             words.first, words.second, words.x_margin, self.product.row_margin, self.features, self.bits, self.groups,
-            self.counts, self.rescan_rows, self.rescan_count, self.product.n_groups, self.k, SCREEN=self.product.screen,
+            self.counts, self.overflows, self.product.n_groups, self.k, SCREEN=self.product.screen,
             EXACT=exact, SLOTS=self.slots, LANES=width, num_warps=select_warps(width),
         )  # fmt: skip
 
@@ -148,7 +149,7 @@ def rescan(
     )  # fmt: skip
     select_rows[(n_rows,)](
         x, weights.rows, product.bias, listed, count, h_rows, out_features, out_values, d_in, d_sae, k, n_rows,
-        LANES=lanes(d_sae), BK=REFINE_DEPTH, num_warps=8, enable_fp_fusion=True,
+        LANES=min(4096, triton.next_power_of_2(d_sae)), BK=REFINE_DEPTH, num_warps=8, enable_fp_fusion=True,
     )  # fmt: skip
 
 

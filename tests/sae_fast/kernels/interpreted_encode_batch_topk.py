@@ -14,15 +14,15 @@ from sae_fast.testing import CASES, ROUNDED_CASES, Case, assert_same_acts
 GROUPS = Choice("groups", INTERPRETED)
 CHUNKS = Choice("chunks", INTERPRETED)
 KERNEL_CASES = [case for case in CASES if case.dtype != torch.float64]
-FEW_ROWS = [replace(case, n=min(case.n, 4)) for case in KERNEL_CASES]
+FEW_ROWS = [replace(case, n=min(case.n, 3)) for case in KERNEL_CASES]
 
 pytestmark = pytest.mark.usefixtures("_poisoned")
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three tokens to a block, so that the level is carried over."""
-    monkeypatch.setattr(_product, "LEAST_TOKENS", 3)
+    """Two tokens to a block, so that the level is carried over."""
+    monkeypatch.setattr(_product, "LEAST_TOKENS", 2)
     monkeypatch.setattr(_product, "WORD_BYTES", 1)
 
 
@@ -51,7 +51,7 @@ def test_products_into_chunks_equal_the_reference() -> None:
 
 def test_rounded_inputs_choose_what_float64_chooses() -> None:
     """Features are those of float64, where no two values at the border are closer than float32 tells."""
-    case = replace(ROUNDED_CASES[0], n=5)
+    case = replace(ROUNDED_CASES[0], n=3)
     operands = case.inputs()
     got = encode_batch_topk(operands.x, ops.prepare_encoder(operands.W_enc), operands.b_enc, case.k, choice=GROUPS)
     exact = reference.encode_batch_topk(operands.x.double(), operands.W_enc.double(), operands.b_enc.double(), case.k)

@@ -44,7 +44,7 @@ def assert_product_fits(report: Report) -> None:
 
 def compile_others(capability: int, dtype: str, n_groups: int, slots: int, screen: bool) -> list[Report]:
     """The kernels after the product, as they are launched for one size."""
-    lanes = topk.lanes(n_groups)
+    lanes = min(4096, n_groups)
     pointer, sizes = f"*{TYPES[dtype]}", {"d_in": "i32", "d_sae": "i32"}
     operands = {"x": pointer, "rows": pointer, "bias": "*fp32"}
     tile = topk.rescan_tile(getattr(torch, dtype))
@@ -55,11 +55,10 @@ def compile_others(capability: int, dtype: str, n_groups: int, slots: int, scree
             kernel, signature, constants, capability, num_warps=warps, divisible=["d_in"] * ("d_in" in signature)
         )
 
-    rescanned = {"rescan_rows": "*i32", "rescan_count": "*i32"}
     hits = {"n": "i32", "chunk_stride": "i32", "first_feature": "i32", "n_features": "i32", "d_sae": "i32"}
     return [
         build(
-            _select.select, WORDS | MARGINS | CANDIDATES | rescanned | {"n_groups": "i32", "k": "i32"},
+            _select.select, WORDS | MARGINS | CANDIDATES | {"overflows": "*i32", "n_groups": "i32", "k": "i32"},
             {"SCREEN": screen, "EXACT": True, "SLOTS": slots, "LANES": lanes}, topk.select_warps(lanes),
         ),
         build(
@@ -76,7 +75,7 @@ def compile_others(capability: int, dtype: str, n_groups: int, slots: int, scree
         ),
         build(
             _rescan.select_rows, operands | listed | OUT | sizes | {"k": "i32", "n_rows": "i32"},
-            {"LANES": topk.lanes(16 * n_groups), "BK": topk.REFINE_DEPTH}, 8,
+            {"LANES": min(4096, 16 * n_groups), "BK": topk.REFINE_DEPTH}, 8,
         ),
         build(_compact.count_hits, {"masks": "*i32", "counts": "*i64", "n_groups": "i32"}, {"LANES": lanes}, 4),
         build(
