@@ -179,7 +179,7 @@ class SAE(Weights):
     def _select(self, x: Tensor) -> SparseActs:
         cfg = self.cfg
         if cfg.pursuit is not None:
-            return encode_matching_pursuit(x, self._decoder, cfg.pursuit)
+            return encode_matching_pursuit(x, self._encoder.weights, cfg.pursuit)
         derived = self._encoder
         if derived.k is not None:
             acts = _TOPK[cfg.architecture](x, derived.weights, derived.bias, derived.k)
@@ -226,9 +226,9 @@ class SAE(Weights):
         zeros = torch.zeros(cfg.d_sae, dtype=self.wide, device=self.device)
         bias = zeros if self.b_enc is None else self.b_enc
         k = cfg.k if cfg.architecture in _TOPK else None
-        if cfg.temporal is not None:
-            weights = ops.prepare_encoder(self.W_enc)
-            return _Encoder(weights, bias, k if cfg.temporal.sae_diff_type == "topk" else None, zeros)
+        if cfg.pursuit is not None or cfg.temporal is not None:
+            k = k if cfg.temporal is not None and cfg.temporal.sae_diff_type == "topk" else None
+            return _Encoder(ops.prepare_encoder(self.W_enc), bias, k, zeros)
         if cfg.apply_b_dec_to_input:
             bias = (bias.double() - _product(self.b_dec, self.W_enc)).to(bias.dtype)
         if cfg.rescale_acts_by_decoder_norm:

@@ -6,7 +6,7 @@ from torch import Tensor
 from sae_fast.architectures import encode_matching_pursuit, reference
 from sae_fast.config import MatchingPursuit
 from sae_fast.errors import ArgumentError
-from sae_fast.ops import prepare_decoder
+from sae_fast.ops import prepare_encoder
 from sae_fast.sae import SAE, SAEConfig
 from sae_fast.testing import assert_well_formed
 
@@ -48,7 +48,7 @@ def test_the_pursuit_of_each_token(n: int, d_in: int, d_sae: int, pursuit: Match
     x, W_dec = 3 * normal(1, n, d_in), unit_rows(2, d_sae, d_in)
     rules = (pursuit.max_iterations or d_in, pursuit.residual_threshold, pursuit.stop_on_duplicate_support)
 
-    acts = encode_matching_pursuit(x, prepare_decoder(W_dec), pursuit)
+    acts = encode_matching_pursuit(x, prepare_encoder(W_dec.T), pursuit)
 
     assert_well_formed(acts)
     expected = torch.stack([pursue(row, W_dec, *rules) for row in x]) if n else torch.zeros(0, d_sae)
@@ -62,7 +62,7 @@ def test_every_dtype_pursues_alike(dtype: torch.dtype) -> None:
     x, W_dec = normal(1, 9, 12).to(dtype), unit_rows(2, 40, 12).to(dtype)
     pursuit = MatchingPursuit(max_iterations=4)
 
-    acts = encode_matching_pursuit(x, prepare_decoder(W_dec), pursuit)
+    acts = encode_matching_pursuit(x, prepare_encoder(W_dec.T), pursuit)
 
     torch.testing.assert_close(acts.to_dense(), reference.matching_pursuit(x, W_dec, pursuit))
     assert acts.values.dtype == torch.promote_types(dtype, torch.float32)
@@ -72,7 +72,7 @@ def test_orthogonal_rows_are_found_exactly() -> None:
     """Over an orthonormal dictionary the pursuit ends with the positive coordinates, and the rest stays unexplained."""
     x = torch.tensor([[2.0, -1.0, 0.0, 3.0], [0.0, 0.0, 0.0, 0.0]])
 
-    acts = encode_matching_pursuit(x, prepare_decoder(torch.eye(4)), UNBOUNDED)
+    acts = encode_matching_pursuit(x, prepare_encoder(torch.eye(4)), UNBOUNDED)
 
     assert torch.equal(acts.to_dense(), x.relu())
     assert acts.l0 == 1.0
@@ -99,7 +99,7 @@ def test_gradients_are_those_of_the_definition() -> None:
     x, W_dec = normal(1, 5, 6).double().requires_grad_(), unit_rows(2, 20, 6).double().requires_grad_()
     pursuit = MatchingPursuit(max_iterations=3)
 
-    encode_matching_pursuit(x, prepare_decoder(W_dec), pursuit).to_dense().square().sum().backward()
+    encode_matching_pursuit(x, prepare_encoder(W_dec.T), pursuit).to_dense().square().sum().backward()
 
     got = (x.grad, W_dec.grad)
     x.grad = W_dec.grad = None
