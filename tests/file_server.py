@@ -38,6 +38,8 @@ class FileServer:
     """Whether folders answer with a page of links."""
     closed: set[str] = field(default_factory=set)
     """Repositories that answer 401."""
+    renamed: dict[str, str] = field(default_factory=dict)
+    """Former names of repositories."""
     tokens: list[tuple[str, str | None]] = field(default_factory=list)
     """(path, Authorization header) of each request."""
 
@@ -93,6 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
         state, path = self.server_state, unquote(urlsplit(self.path).path)
         state.requests.append((path, self.headers.get("Range")))
         state.tokens.append((path, self.headers.get("Authorization")))
+        for former, present in state.renamed.items():
+            if f"/{former}/" in path:
+                return self._redirect(path.replace(f"/{former}/", f"/{present}/"))
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):
             return self._revision(found[1], found[2])
         if found := re.fullmatch(rf"/api/models/([^/]+/[^/]+)/tree/{COMMIT}(?:/(.*))?", path):

@@ -85,10 +85,11 @@ def recall(*name: str) -> Any:
 
 
 def note(value: Any, *name: str) -> None:
-    """Keep what an address leads to."""
+    """Keep what an address leads to; in a cache that cannot be written to, it is asked for again."""
     file = _note(name)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    _write(file, json.dumps(value))
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(file, json.dumps(value))
 
 
 def digest_of(file: Path, like: str | None = None) -> str:

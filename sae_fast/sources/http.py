@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -35,6 +36,9 @@ PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL})
 """Errors of a machine without a network."""
+
+CONNECTION_ERRORS = (urllib.error.URLError, ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException)
+"""What a connection fails with; errors of the disk are not among them."""
 
 Headers = Mapping[str, str]
 T = TypeVar("T")
@@ -75,14 +79,14 @@ def request(url: str, receive: Callable[[Response], T], headers: Callable[[], He
         now = dict(headers())
         failures, before = (0 if now != before else failures), now
         try:
-            with urllib.request.urlopen(_request(url, now), timeout=TIMEOUT_S) as response:
+            with _opener().open(_request(url, now), timeout=TIMEOUT_S) as response:
                 return receive(response)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code not in PASSING:
                 raise StatusError(url, error.code, error.reason) from None
             failure, wait = f"{error.code} {error.reason}", _retry_after(error.headers)
-        except (OSError, http.client.HTTPException) as error:
+        except CONNECTION_ERRORS as error:
             failure, wait = _reason(error), 0.0
             if _is_hopeless(error):
                 failures = ATTEMPTS
@@ -114,7 +118,7 @@ def read_range(url: str, start: int, stop: int, etag: str | None = None) -> byte
         try:
             return _read_range(target, url, start, stop, etag)
         except StatusError:
-            del _targets[url]
+            _targets.pop(url, None)
     return _read_range(url, url, start, stop, etag)
 
 
@@ -184,13 +188,28 @@ def content_range(url: str, response: Response) -> tuple[int, int, int | None]:
 
 
 def _request(url: str, headers: Headers) -> urllib.request.Request:
-    asked = urllib.request.Request(
-        url, headers={"User-Agent": f"sae-fast/{__version__}", "Accept-Encoding": "identity", **headers}
-    )
-    if token := token_for(url):
-        # Not sent on to other hosts: the hub redirects to a store whose addresses carry their own signature.
+    named = {"User-Agent": f"sae-fast/{__version__}", "Accept-Encoding": "identity", **headers}
+    return _with_token(urllib.request.Request(url, headers=named))
+
+
+def _with_token(asked: urllib.request.Request) -> urllib.request.Request:
+    """The token goes to the hub alone, not to the stores it redirects to: their addresses carry a signature."""
+    if token := token_for(asked.full_url):
         asked.add_unredirected_header("Authorization", f"Bearer {token}")
     return asked
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Keeps the token on the way from a repository's former name to its present one."""
+
+    def redirect_request(self, *arguments: Any) -> urllib.request.Request | None:
+        asked = super().redirect_request(*arguments)
+        return None if asked is None else _with_token(asked)
+
+
+@cache
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_Redirects)
 
 
 def _require_length(response: Response, length: int) -> None:

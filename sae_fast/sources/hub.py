@@ -105,9 +105,15 @@ class HubRepo:
         return str(replace(self.address, path=path))
 
     def _entries(self, folder: str) -> list[dict[str, Any]] | None:
-        noted = cache.recall("listings", hub_address(), self.address.prefix + self.address.repo, self.commit, folder)
-        if noted is not None:
-            return noted
+        """What the hub says of a folder, asked once for all time: a commit does not change."""
+        name = ("listings", hub_address(), self.address.prefix + self.address.repo, self.commit, folder)
+        noted = cache.recall(*name)
+        if noted is None:
+            noted = {"entries": self._ask(folder)}
+            cache.note(noted, *name)
+        return noted["entries"]
+
+    def _ask(self, folder: str) -> list[dict[str, Any]] | None:
         page, entries = f"{_api(self.address)}/tree/{self.commit}{'/' if folder else ''}{quote(folder)}", []
         try:
             while page:
@@ -119,7 +125,6 @@ class HubRepo:
             if error.status == 404:
                 return None
             raise
-        cache.note(entries, "listings", hub_address(), self.address.prefix + self.address.repo, self.commit, folder)
         return entries
 
     def _files(self, folder: str, entries: list[dict[str, Any]]) -> Mapping[str, RemoteFile]:

@@ -51,7 +51,10 @@ class RemoteFile:
 
     def fetch(self) -> Path:
         """The whole file, from the cache or brought into it. Raises `SourceError`."""
+        if found := self.here():
+            return found
         with cache.alone(self.digest or cache.name_for(self.url)) as part:
+            # Another process may have fetched it in the meantime.
             if found := self.here():
                 return found
             for _ in range(2):

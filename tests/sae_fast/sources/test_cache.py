@@ -133,6 +133,19 @@ def test_what_the_hubs_own_tools_fetched_is_used(hub: FileServer, folder: Path, 
     assert theirs.read_bytes() == b"damaged"
 
 
+def test_a_cache_that_cannot_be_written_to_still_serves(hub: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in a shared, read-only cache is used: no lock is taken and no note has to be made."""
+    expected = fetched(hub)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(cache, "_write", refuse)
+    monkeypatch.setattr(cache, "alone", refuse)
+
+    assert fetched(hub) == expected
+
+
 def test_a_full_disk_is_told_before_the_download(hub: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that does not fit is not begun."""
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10_000})())

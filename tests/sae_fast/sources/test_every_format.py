@@ -46,6 +46,18 @@ def test_the_hub_is_like_this_machine(hub: FileServer, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", published.SAMPLES)
+def test_what_was_fetched_loads_offline(hub: FileServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After fetch, recognising and loading the SAE asks the hub nothing."""
+    path, source = placed(hub, name)
+    formats.fetch(source)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    hub.forget()
+
+    assert_same(sae_fast.load(source), sae_fast.load(path))
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("name", published.SAMPLES)
 def test_a_mirror_holds_what_is_needed(hub: FileServer, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What fetch brings is enough to load the same SAE without a network."""
     path, source = placed(hub, name)

@@ -146,6 +146,17 @@ def test_the_hub_is_asked_once_where_a_file_is_stored(
     assert "/resolve/" in hub.requests[-2][0]
 
 
+def test_a_renamed_repository_is_found(hub: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its former name leads to the present one, and the token comes along."""
+    hub.renamed["owner/former"] = "owner/repo"
+    monkeypatch.setenv("HF_TOKEN", "mine")
+
+    assert open_source("hf://owner/former/layer_3/sae").folder.read_json("cfg.json") == {"k": 5}
+
+    asked = [token for path, token in hub.tokens if not path.startswith("/files/")]
+    assert set(asked) == {"Bearer mine"}
+
+
 def test_a_closed_repository_says_what_to_do(hub: FileServer, folder: Path) -> None:
     """401 on a gated repository points to its licence and HF_TOKEN."""
     hub.closed.add("owner/repo")
