@@ -100,7 +100,7 @@ def _file(source: Source) -> str | None:
 
 def _config(source: Source) -> Settings:
     """`config.json` beside the file or, for a checkpoint, in the folder above; empty where there is none."""
-    above = source.folder.parent()
+    above = source.folder.parent() if source.folder.path.rstrip("/").endswith("/checkpoints") else None
     for folder in (source.folder, above):
         if folder is not None and folder.has(CONFIG):
             content = folder.read_json(CONFIG)

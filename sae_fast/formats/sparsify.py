@@ -8,6 +8,7 @@ set; the skip reads the input as it is. Files from before version 1 may be `sign
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 
 from sae_fast.errors import FormatError
 from sae_fast.formats._description import Description, Given, Stored, Tensors
@@ -88,14 +89,16 @@ def _fold_b_dec(tensors: Tensors) -> Tensors:
 
 def _run(source: Source) -> Settings:
     """`config.json` of the training run: in the folder above, or above that for one of several seeds."""
-    folder = source.folder.parent()
-    for _ in range(2):
-        if folder is None:
-            break
-        if folder.has("config.json"):
-            return Settings(folder.place("config.json"), folder.read_json("config.json"))
-        folder = folder.parent()
-    return Settings(source.folder.place("../config.json"), {})
+    above = source.folder.parent()
+    if above is not None and re.search(r"/seed\d+/?$", source.folder.path):
+        above = above.parent()
+    content: dict[str, object] = {}
+    if above is not None and above.has("config.json"):
+        # What lies above may have nothing to do with this SAE.
+        with suppress(FormatError):
+            content = above.read_json("config.json")
+    is_run = isinstance(content.get("model"), str) and not content.keys().isdisjoint(("hookpoints", "layers", "sae"))
+    return Settings(source.folder.place("../config.json"), content if is_run else {})
 
 
 def _training(config: Settings, run: Settings) -> dict[str, object]:

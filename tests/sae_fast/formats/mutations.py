@@ -40,9 +40,14 @@ STRANGE = (
 """What a number or a text of a configuration may turn into."""
 
 
-def saelens(folder: Path) -> Path:
-    """A folder of SAELens's."""
-    return tiny.sae(folder, architecture="jumprelu")
+def saved(folder: Path, style: str) -> Path:
+    """A folder of SAELens's, or of our own."""
+    tiny.sae(folder, architecture="jumprelu")
+    if style == "sae_fast":
+        sae = sae_fast.load(folder)
+        shutil.rmtree(folder)
+        sae.save(folder, style)
+    return folder
 
 
 def other_layers(name: str) -> bool:
@@ -196,7 +201,7 @@ def main() -> None:
     work, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
     originals = {name: make().write(work / "originals" / name) for name, make in published.SAMPLES.items()}
-    originals["saelens"] = saelens(work / "originals" / "saelens")
+    originals |= {name: saved(work / "originals" / name, name) for name in ("saelens", "sae_fast")}
     canary = work / "canary"
     for name, path in originals.items():
         assert read(path) == "loaded", name

@@ -95,6 +95,16 @@ def test_the_folder_is_named_after_the_module(folder: str, hook_name: str | None
     assert cfg.model_name == "EleutherAI/pythia-70m"
 
 
+@pytest.mark.parametrize("content", ["{", '{"model": "other"}', "[1]"])
+def test_what_lies_above_may_have_nothing_to_do_with_it(content: str, tmp_path: Path) -> None:
+    """A config.json in the folder above that is not of a training run is left alone."""
+    sample = published.sparsify()
+    path = sample.write(tmp_path)
+    (path.parent / "config.json").write_text(content, encoding="utf-8")
+
+    assert info(path).cfg.model_name is None
+
+
 def test_modules_of_gemma_stay_module_paths(tmp_path: Path) -> None:
     """In Gemma 2 and 3 a norm follows the MLP, and hook_mlp_out lies beyond it."""
     sample = published.sparsify("run/layers.5.mlp")
