@@ -6,21 +6,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FILES = {
-    "connor_rob_hook_z": ("{path}", "{stem}_cfg.json"),
+    "connor_rob": ("{path}", "{stem}_cfg.json"),
     "dictionary_learning": ("{path}/config.json", "{path}/ae.pt"),
     "gemma_scope": ("{path}/params.npz",),
     "gemma_scope_2": ("{path}/config.json", "{path}/params.safetensors"),
     "llama_scope": ("{path}/hyperparams.json", "{path}/checkpoints/final.safetensors"),
-    "llama_scope_r1": ("{path}/config.json", "{path}/sae_weights.safetensors"),
+    "openmoss": ("{path}/config.json", "{path}/sae_weights.safetensors"),
     "circuit_tracer_clt": ("W_enc_{path}.safetensors", "W_dec_{path}.safetensors", "config.yaml"),
     "circuit_tracer_plt": ("{path}", "config.yaml"),
     "saelens": ("{path}/cfg.json", "{path}/sae_weights.safetensors"),
     "temporal": ("{path}/conf.yaml", "{path}/latest_ckpt.safetensors"),
 }
-"""Files of an SAE by its form; of any other form it is one file."""
+"""Files of an SAE by its format; in any other it is one file."""
 
-WITHOUT_HOOK = ("deepseek_r1", "goodfire", "qwen_scope")
-"""Forms whose files and paths do not say where the SAE belongs."""
+WITHOUT_HOOK = ("deepseek", "goodfire", "qwen_scope")
+"""Formats whose files and paths do not say where the SAE belongs."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Entry:
     """Repository on the hub."""
     path: str
     """Its folder or file there."""
-    form: str
-    """The form of its files, by the name of the publisher or of the package that wrote them."""
+    format: str
+    """Which of `sae_fast.formats` reads it."""
     model: str
     """The language model, by SAELens's name."""
     hook_name: str | None = None
@@ -63,21 +63,21 @@ class Entry:
     @property
     def source(self) -> str:
         """Where it lies: `hf://owner/repo/path`."""
-        path = self.files[0] if self.form == "circuit_tracer_clt" else self.path
+        path = self.files[0] if self.format == "circuit_tracer_clt" else self.path
         return f"hf://{self.repo}/{path}"
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Paths of its files in the repository, as its form has them."""
+        """Paths of its files in the repository, as its format has them."""
         stem = self.path.rpartition(".")[0]
-        return tuple(name.format(path=self.path, stem=stem) for name in FILES.get(self.form, ("{path}",)))
+        return tuple(name.format(path=self.path, stem=stem) for name in FILES.get(self.format, ("{path}",)))
 
     @property
     def metadata(self) -> dict[str, object]:
         """What a reader of its files is told: overrides, and what the files do not say."""
         told: dict[str, object] = {"catalogue_name": self.name, "neuronpedia_id": self.neuronpedia_id, "l0": self.l0}
         told["layer"] = self.layer
-        if self.form in WITHOUT_HOOK:
+        if self.format in WITHOUT_HOOK:
             told |= {"hook_name": self.hook_name, "model_name": self.model}
         if found := re.search(r"-L0_(\d+)$", self.repo):
             told["k"] = int(found[1])

@@ -2,23 +2,23 @@
 
 import re
 
-FORMS = {
+FORMATS = {
     None: "saelens",
-    "connor_rob_hook_z": "connor_rob_hook_z",
-    "deepseek_r1": "deepseek_r1",
+    "connor_rob_hook_z": "connor_rob",
+    "deepseek_r1": "deepseek",
     "dictionary_learning_1": "dictionary_learning",
     "gemma_2": "gemma_scope",
     "gemma_2_transcoder": "gemma_scope",
     "gemma_3": "gemma_scope_2",
     "goodfire": "goodfire",
     "llama_scope": "llama_scope",
-    "llama_scope_r1_distill": "llama_scope_r1",
+    "llama_scope_r1_distill": "openmoss",
     "mntss_clt_layer_transcoder": "circuit_tracer_clt",
     "mwhanna_transcoder": "circuit_tracer_plt",
     "qwen_scope": "qwen_scope",
     "temporal": "temporal",
 }
-"""Our word for each of SAELens's conversion functions."""
+"""Which of `sae_fast.formats` reads what each of SAELens's conversion functions is for."""
 
 POWERS = {4: 12, 16: 14, 32: 15, 65: 16, 131: 17, 262: 18, 524: 19}
 """2 to which power is meant by so many thousand features; other numbers, such as 64k, are multiples of 1024."""
@@ -48,25 +48,25 @@ MODELS = {"gemma-scope-9b-it-res": "gemma-2-9b-it"}
 """Models that SAELens's directory has wrong."""
 
 
-def hook_of(form: str, repo: str, sae_id: str, path: str) -> str | None:
+def hook_of(format_name: str, repo: str, sae_id: str, path: str) -> str | None:
     """The hook at which an SAE reads, if its name tells."""
     if found := re.match(r"(blocks\.\d+)\.(.*?hook_[a-z_]+?)(?:_\d+)?(?:__|$)", sae_id):
         return f"{found[1]}.{'attn.hook_z' if found[2] == 'hook_z' else found[2]}"
     if path.startswith("embedding/"):
         return "hook_embed"
-    layer = layer_of(form, None, sae_id, path)
-    if form in {"dictionary_learning", "qwen_scope", "goodfire", "deepseek_r1"}:
+    layer = layer_of(format_name, None, sae_id, path)
+    if format_name in {"dictionary_learning", "qwen_scope", "goodfire", "deepseek"}:
         site = "hook_resid_post"
-    elif form == "circuit_tracer_plt":
+    elif format_name == "circuit_tracer_plt":
         site = "mlp.hook_in"
     else:
-        site = SITES.get(_site(form, repo, sae_id, path), "")
+        site = SITES.get(_site(format_name, repo, sae_id, path), "")
     return f"blocks.{layer}.{site}" if site and layer is not None else None
 
 
-def layer_of(form: str, hook_name: str | None, sae_id: str, path: str) -> int | None:
+def layer_of(format_name: str, hook_name: str | None, sae_id: str, path: str) -> int | None:
     """The layer that a hook or a name tells."""
-    if form == "circuit_tracer_clt":
+    if format_name == "circuit_tracer_clt":
         return int(path)
     if hook_name == "hook_embed":
         return None
@@ -96,10 +96,10 @@ def l0_of(repo: str, path: str) -> float | None:
     return float(found[1]) if found else None
 
 
-def _site(form: str, repo: str, sae_id: str, path: str) -> str:
-    if form == "gemma_scope":
+def _site(format_name: str, repo: str, sae_id: str, path: str) -> str:
+    if format_name == "gemma_scope":
         return repo.rpartition("-")[2]
-    if form == "gemma_scope_2":
+    if format_name == "gemma_scope_2":
         return path.partition("/")[0]
     found = re.match(r"l\d+([amr])", sae_id)
     return found[1] if found else ""

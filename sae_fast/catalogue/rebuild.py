@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_fast.catalogue.facts import FORMS, MODELS, hook_of, l0_of, layer_of, width_of
+from sae_fast.catalogue.facts import FORMATS, MODELS, hook_of, l0_of, layer_of, width_of
 from sae_fast.catalogue.search import COLUMNS, DATA
 from sae_fast.errors import MissingExtraError, SourceError
 
@@ -69,21 +69,21 @@ def catalogue_of(directory: Mapping[str, Any], version: str | None) -> str:
 
 
 def _release(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
-    form = FORMS[value.get("conversion_func")]
+    format_name = FORMATS[value.get("conversion_func")]
     # In one release, an SAE holds a copy of the whole release among its own facts; they are read and the copy is not.
-    rows = [_row(name, form, value["repo_id"], facts) for facts in value["saes"]]
-    common = {"release": name, "repo": value["repo_id"], "form": form, "model": MODELS.get(name, value["model"])}
+    rows = [_row(name, format_name, value["repo_id"], facts) for facts in value["saes"]]
+    common = {"release": name, "repo": value["repo_id"], "format": format_name, "model": MODELS.get(name, value["model"])}
     overrides = {"overrides": value["config_overrides"]} if value.get("config_overrides") else {}
     return common | overrides | {"saes": rows}
 
 
-def _row(release: str, form: str, repo: str, facts: Mapping[str, Any]) -> list[Any]:
+def _row(release: str, format_name: str, repo: str, facts: Mapping[str, Any]) -> list[Any]:
     """Identity and `COLUMNS` of an SAE. A layer of a cross-layer transcoder has a number for its path."""
     sae_id, path, neuronpedia_id = str(facts["id"]), str(facts["path"]), facts.get("neuronpedia")
-    hook_name = hook_of(form, repo, sae_id, path)
+    hook_name = hook_of(format_name, repo, sae_id, path)
     known = {
         "hook_name": hook_name,
-        "layer": layer_of(form, hook_name, sae_id, path),
+        "layer": layer_of(format_name, hook_name, sae_id, path),
         "d_sae": width_of(release, sae_id, path, repo, neuronpedia_id),
         "l0": facts["l0"] if facts.get("l0") else l0_of(repo, path),
         "norm_scaling_factor": facts.get("norm_scaling_factor"),

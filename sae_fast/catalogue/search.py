@@ -93,7 +93,7 @@ def releases() -> Mapping[str, Mapping[str, Any]]:
 
 def entries_of(release: Mapping[str, Any]) -> Iterator[Entry]:
     """The SAEs of a release."""
-    common = {key: release[key] for key in ("release", "repo", "form", "model")} | {"overrides": release.get("overrides", {})}
+    common = {key: release[key] for key in ("release", "repo", "format", "model")} | {"overrides": release.get("overrides", {})}
     for sae_id, path, *values in release["saes"]:
         known = dict(zip(COLUMNS, values, strict=False))
         yield Entry(sae_id=sae_id, path=sae_id if path is None else path, **common, **known)

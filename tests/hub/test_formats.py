@@ -1,4 +1,4 @@
-"""One published SAE of every form: its headers say what the catalogue says, and it encodes."""
+"""One published SAE of every format: its headers say what the catalogue says, and it encodes."""
 
 import pytest
 import torch
@@ -38,9 +38,9 @@ ADDRESSES = [
 FEATURES = [0, 5, 700]
 
 
-def test_no_form_is_left_out() -> None:
-    """The list has every form of the catalogue."""
-    assert {catalogue.get(name).form for name in NAMES} == {entry.form for entry in catalogue.find()}
+def test_no_format_is_left_out() -> None:
+    """The list has every format of the catalogue."""
+    assert {catalogue.get(name).format for name in NAMES} == {entry.format for entry in catalogue.find()}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -53,7 +53,7 @@ def test_a_directory_becomes_lines(directory: Path) -> None:
             {
                 "release": "a-release",
                 "repo": "owner/a",
-                "form": "circuit_tracer_clt",
+                "format": "circuit_tracer_clt",
                 "model": "gemma-2-2b",
                 "overrides": {"prepend_bos": True},
                 "saes": [["layer_5", "5", None, 5, None, None, 2.5]],
@@ -61,7 +61,7 @@ def test_a_directory_becomes_lines(directory: Path) -> None:
             {
                 "release": "b-release",
                 "repo": "owner/b",
-                "form": "saelens",
+                "format": "saelens",
                 "model": "gpt2-small",
                 "saes": [
                     ["blocks.2.hook_resid_pre", None, "blocks.2.hook_resid_pre", 2, None, 12],

@@ -7,6 +7,7 @@ import pytest
 from sae_fast import catalogue
 from sae_fast.catalogue import Entry
 from sae_fast.errors import SourceError
+from sae_fast.formats import READABLE
 
 
 def names(entries: list[Entry]) -> list[str]:
@@ -20,6 +21,11 @@ def test_everything_is_there() -> None:
     assert len(catalogue.releases()) == 170
     assert len(entries) == len(set(names(entries))) == 13_857
     assert all(entry.repo.count("/") == 1 and entry.path and entry.model for entry in entries)
+
+
+def test_every_entry_has_a_reader() -> None:
+    """The formats of the catalogue are formats that `load` reads."""
+    assert {entry.format for entry in catalogue.find()} <= set(READABLE)
 
 
 def test_most_is_known_without_fetching() -> None:
@@ -55,7 +61,7 @@ def test_most_is_known_without_fetching() -> None:
         ("gemma-scope-9b-pt-res/layer_9/width_1m/average_l0_9", {"d_sae": 1 << 20}),
         (
             "gemma-scope-2-1b-pt-transcoders/transcoder/layer_13_width_262k_l0_big_affine",
-            {"d_sae": 1 << 18, "layer": 13, "hook_name": "blocks.13.hook_mlp_in", "form": "gemma_scope_2"},
+            {"d_sae": 1 << 18, "layer": 13, "hook_name": "blocks.13.hook_mlp_in", "format": "gemma_scope_2"},
         ),
         ("llama_scope_lxr_8x/l0r_8x", {"norm_scaling_factor": 58.935, "hook_name": "blocks.0.hook_resid_post", "d_sae": 32768}),
         ("llama_scope_lxa_32x/l31a_32x", {"hook_name": "blocks.31.hook_attn_out", "d_sae": 131072}),
