@@ -13,6 +13,7 @@ from sae_fast import SAEConfig, formats
 from sae_fast.corpus import corpus_fingerprint
 from sae_fast.files import content_fingerprint, source_fingerprint
 from sitegen import collect
+from sitegen.contrast import SiteContrast, open_contrasts
 from sitegen.errors import MismatchError, ReleaseError
 from sitegen.records import FeatureId
 from sitegen.release import Release, SaeOptions
@@ -45,6 +46,14 @@ class SaePlan:
         return self.options.name or f"{self.hook_name} ({self.cfg.architecture})"
 
     @property
+    def architecture(self) -> str:
+        return self.cfg.architecture
+
+    @property
+    def d_sae(self) -> int:
+        return self.cfg.d_sae
+
+    @property
     def stages(self) -> list[Stage]:
         return [stage for stage in (self.evaluation, self.activations, self.facts) if stage is not None]
 
@@ -69,6 +78,7 @@ class Plan:
     model: Stage
     tokens: Stage
     saes: tuple[SaePlan, ...]
+    contrasts: tuple[SiteContrast, ...] = ()
 
     @property
     def stages(self) -> list[Stage]:
@@ -95,7 +105,8 @@ def make_plan(release: Release, cache: Path, features: Sequence[FeatureId] | Non
     saes = []
     for slug, options, cfg in zip(slugs(release.sae, configurations), release.sae, configurations, strict=True):
         saes.append(_sae_plan(release, cache, chosen, tokens, model, slug, options, cfg))
-    return Plan(release, chosen, every, Stage("model", cache, {"version": 1, **model}), tokens, tuple(saes))
+    contrasts = tuple(open_contrasts(release.contrast, saes))
+    return Plan(release, chosen, every, Stage("model", cache, {"version": 1, **model}), tokens, tuple(saes), contrasts)
 
 
 def _sae_plan(

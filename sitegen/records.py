@@ -231,6 +231,20 @@ class FeatureTable:
 
 
 @dataclass(frozen=True, slots=True)
+class ContrastInfo:
+    """A contrast of two sets of texts: `contrast/<slug>/index.html`."""
+
+    slug: str
+    title: str
+    path: str
+    """Of its numbers below the site's root, as `sae_fast.contrast.Contrast` writes them, compressed."""
+    saes: list[str]
+    """Slugs of the SAEs of this site whose features it compares."""
+    n_found: int
+    """Features that differ at its false-discovery rate, of all its SAEs."""
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """`data/manifest.json`: what the site holds and who wrote it."""
 
@@ -242,4 +256,5 @@ class Manifest:
     corpus: CorpusInfo
     saes: list[SaeInfo]
     citation: str | None = None
+    contrasts: list[ContrastInfo] = field(default_factory=list)
     version: int = CONTRACT_VERSION

@@ -75,11 +75,24 @@ class SaeOptions:
     """precision of its weights while it runs"""
 
     def __post_init__(self) -> None:
-        if self.slug is not None and not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", self.slug):
-            raise ReleaseError(
-                f"[[sae]] slug: expected small letters, digits, '-', '_' and '.', beginning with a letter or digit; "
-                f"got {self.slug!r}."
-            )
+        _require_slug("[[sae]]", self.slug)
+
+
+@dataclass(frozen=True)
+class ContrastOptions:
+    """`[[contrast]]`: a result of `sae-fast contrast` that gets a page; repeat the table for more."""
+
+    source: str
+    """`contrast.json`, or the folder that holds it"""
+    slug: str | None = None
+    """its name in addresses; default: from the title"""
+    title: str | None = None
+    """heading of its page; default: the names of the two sets"""
+    sae: tuple[str, ...] = ()
+    """slugs of its SAEs on this site, in its order; default: found by hook, architecture and size"""
+
+    def __post_init__(self) -> None:
+        _require_slug("[[contrast]]", self.slug)
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,7 @@ class Release:
     facts: FactOptions = field(default_factory=FactOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     build: BuildOptions = field(default_factory=BuildOptions)
+    contrast: tuple[ContrastOptions, ...] = ()
     path: Path | None = field(default=None, compare=False)
     """the file it was read from"""
 
@@ -163,14 +177,13 @@ class Release:
     def _from_dict(cls, content: dict[str, Any], base: Path, path: Path | None) -> "Release":
         tables = {"site": SiteOptions, "model": ModelOptions, "corpus": CorpusOptions, "facts": FactOptions}
         tables |= {"evaluation": EvaluationOptions, "build": BuildOptions}
+        valid = [*tables, "sae", "contrast"]
         for key in content:
-            if key not in tables and key != "sae":
-                raise ReleaseError(
-                    f"Unknown table [{key}].{nearest(key, [*tables, 'sae'])} Valid: {', '.join([*tables, 'sae'])}."
-                )
-        saes = content.get("sae", [])
-        if not isinstance(saes, list):
-            raise ReleaseError("[sae]: expected an array of tables; write [[sae]] with two brackets.")
+            if key not in valid:
+                raise ReleaseError(f"Unknown table [{key}].{nearest(key, valid)} Valid: {', '.join(valid)}.")
+        for key in ("sae", "contrast"):
+            if not isinstance(content.get(key, []), list):
+                raise ReleaseError(f"[{key}]: expected an array of tables; write [[{key}]] with two brackets.")
         parsed: dict[str, Any] = {
             name: parse_table(table, content[name], f"[{name}]") for name, table in tables.items() if name in content
         }
@@ -179,11 +192,23 @@ class Release:
                 raise ReleaseError(f"The table [{name}] is missing: give it at least a source.")
         parsed["model"] = _with_source(parsed["model"], base)
         parsed["corpus"] = _with_source(parsed["corpus"], base)
-        sae = [parse_table(SaeOptions, table, f"[[sae]] number {n}") for n, table in enumerate(saes, 1)]
+        sae = [parse_table(SaeOptions, table, f"[[sae]] number {n}") for n, table in enumerate(content.get("sae", []), 1)]
+        contrast = [
+            parse_table(ContrastOptions, table, f"[[contrast]] number {n}")
+            for n, table in enumerate(content.get("contrast", []), 1)
+        ]
+        parsed["contrast"] = tuple(_with_source(table, base) for table in contrast)
         stored = parsed["build"].activations if "build" in parsed else None
         if stored is not None:
             parsed["build"] = replace(parsed["build"], activations=str((base / Path(stored).expanduser()).resolve()))
         return cls(**parsed, sae=tuple(_with_source(table, base) for table in sae), path=path)
+
+
+def _require_slug(where: str, slug: str | None) -> None:
+    if slug is not None and not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", slug):
+        raise ReleaseError(
+            f"{where} slug: expected small letters, digits, '-', '_' and '.', beginning with a letter or digit; got {slug!r}."
+        )
 
 
 def _with_source(table: T, base: Path) -> T:

@@ -43,6 +43,12 @@ source = "path/to/sae"           # a SAELens folder, a Gemma Scope params.npz, â
 # fold_decoder_norm = false      # default: as published
 # dtype = "float32"
 
+# [[contrast]]                   # a result of sae-fast contrast, on a page of its own; repeat for more
+# source = "contrast"            # its folder, or its contrast.json
+# title = "â€¦"
+# slug = "my-contrast"
+# sae = ["layer-6"]              # slugs of its SAEs; default: found by hook, architecture and size
+
 # [facts]                        # sizes of the facts; 0 leaves one out
 # examples = 20                  # top examples
 # window = 64                    # tokens of an example

@@ -43,6 +43,7 @@ def run(plan: Plan, out: Path, identity: str, progress: Progress) -> BuildReport
                 dataset.documents,
                 advance,
                 plan.release.site.featured,
+                plan.contrasts,
             )
         report.detail, report.n_bytes = f"{size.n_files:,} files", size.n_bytes
     cache = plan.tokens.cache

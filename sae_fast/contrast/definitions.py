@@ -11,9 +11,11 @@ POOLED = {
 }
 
 
-def definitions(contrast: Contrast) -> str:
-    """HTML of the section that the page's dotted links lead to."""
+def definitions(contrast: Contrast, labels: bool) -> str:
+    """HTML of the section that the page's dotted links lead to; `labels`: whether the tables show any."""
     entries = _of_values(contrast) | _of_certainty(contrast)
+    if labels:
+        entries["label"] = ("label", "The feature’s automatic label on this site, where it has one.")
     items = "\n".join(f'<dt id="{name}">{words}</dt><dd>{text}</dd>' for name, (words, text) in entries.items())
     return f'<section>\n<h2>What the numbers mean</h2>\n<dl class="definitions">\n{items}\n</dl>\n</section>'
 
@@ -37,7 +39,6 @@ def _of_values(contrast: Contrast) -> dict[str, tuple[str, str]]:
         "n-a": (f"texts {a}", f"Texts of {a} ({contrast.a.n_texts:,}) in which the feature is active at a chosen token."),
         "n-b": (f"texts {b}", f"The same in {b} ({contrast.b.n_texts:,})."),
         "density": ("density", "Chosen tokens of both sets on which the feature is active, over all chosen tokens."),
-        "label": ("label", "The feature’s automatic label on this site, where it has one."),
     }
 
 

@@ -27,7 +27,7 @@ def content(contrast: Contrast, link: Link | None = None, label: Label | None = 
 {_sides(contrast)}
 </section>
 {saes}
-{definitions(contrast)}"""
+{definitions(contrast, labels=label is not None)}"""
 
 
 def standalone(contrast: Contrast) -> str:

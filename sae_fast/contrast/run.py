@@ -15,6 +15,7 @@ from sae_fast.contrast.texts import Text, read_texts
 from sae_fast.contrast.tokens import Reader, TokenChoice, Tokens, prefix_id
 from sae_fast.errors import ArgumentError, FormatError
 from sae_fast.lm.interface import LanguageModel
+from sae_fast.lm.splice import sae_input
 from sae_fast.progress import step
 from sae_fast.sae import SAE
 from sae_fast.sparse import SparseActs, row_pointer
@@ -186,10 +187,9 @@ def _pooled(
 
 def _encode(sae: SAE, activation: Tensor, chosen: Tensor) -> SparseActs:
     """Activations of the chosen tokens of a batch; the whole texts are encoded where a token's depend on the ones before."""
-    activation = activation.to(sae.device)
     if sae.cfg.architecture == "temporal":
-        return sae.encode(activation).rows(chosen)
-    return sae.encode(activation[chosen.to(activation.device)], check_finite=True)
+        return sae.encode(sae_input(sae, activation)).rows(chosen)
+    return sae.encode(sae_input(sae, activation[chosen.to(activation.device)]), check_finite=True)
 
 
 def _batch(texts: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor]:

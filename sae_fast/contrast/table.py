@@ -1,6 +1,7 @@
 """The table of a contrast, and numbers as its page shows them."""
 
 import math
+import re
 from collections.abc import Callable
 from html import escape
 from typing import Any
@@ -103,7 +104,7 @@ def _cell(
         text = f'<a href="{escape(address)}">{feature}</a>' if address else f"{feature}"
         return f'<td class="number" data-column="feature" data-value="{feature}">{text}</td>'
     if name == "label":
-        text = escape(label(feature)) if label is not None else ""
+        text = "" if label is None else _quoted(label(feature))
         return f'<td class="label" data-column="label">{text or "–"}</td>'
     if name == "interval":
         return f'<td class="interval" data-column="interval">{_interval(row, reach)}</td>'
@@ -111,6 +112,12 @@ def _cell(
     sort = math.copysign(math.inf, row["difference"]) if value is None else value
     text = f"{value:,}" if name in ("n_a", "n_b") else number(value)
     return f'<td class="number" data-column="{name}" data-value="{sort:g}" title="{value}">{text}</td>'
+
+
+def _quoted(label: str) -> str:
+    """A label whose words in backticks are code."""
+    parts = re.split(r"`([^`]+)`", label)
+    return "".join(f"<code>{escape(part)}</code>" if i % 2 else escape(part) for i, part in enumerate(parts))
 
 
 def _interval(row: dict[str, Any], reach: float) -> str:

@@ -1,6 +1,7 @@
 """Style sheets and scripts, in a folder named by their content so that no browser mixes two versions."""
 
 import hashlib
+from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 
@@ -10,9 +11,9 @@ FOLDER = "assets"
 _SUFFIXES = (".css", ".js", ".svg")
 
 
-def write_assets(out: OutputDir) -> str:
-    """Write every asset of `site_templates`; return their folder below the site's root (`assets/<hash>`)."""
-    files = dict(sorted(_files(resources.files("site_templates") / FOLDER, "")))
+def write_assets(out: OutputDir, more: Mapping[str, bytes] | None = None) -> str:
+    """Write every asset of `site_templates`, and `more` by path; return their folder below the site (`assets/<hash>`)."""
+    files = dict(sorted([*_files(resources.files("site_templates") / FOLDER, ""), *(more or {}).items()]))
     digest = hashlib.sha256()
     for name, data in files.items():
         digest.update(f"{name}\0{len(data)}\0".encode() + data)

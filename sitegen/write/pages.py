@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -73,11 +73,13 @@ class SaePage:
 
     info: SaeInfo
     featured: list[Featured]
+    labels: dict[int, str] = field(default_factory=dict)
+    """Label of every feature that the site holds, empty where it has none."""
 
 
 def write_pages(out: OutputDir, manifest: Manifest, pages: Sequence[SaePage], assets: str) -> None:
     """Write every HTML page and `.nojekyll`; `assets` is the folder of the assets below the site's root."""
-    render = _Renderer(manifest, pages, assets)
+    render = Renderer(manifest, pages, assets)
     out.write("index.html", render("index.html", root=""))
     for page in pages:
         folder = f"sae/{page.info.slug}"
@@ -88,7 +90,9 @@ def write_pages(out: OutputDir, manifest: Manifest, pages: Sequence[SaePage], as
     out.write(".nojekyll", b"")
 
 
-class _Renderer:
+class Renderer:
+    """Pages of one site from their templates."""
+
     def __init__(self, manifest: Manifest, pages: Sequence[SaePage], assets: str) -> None:
         self._manifest = manifest
         self._environment = _environment()
@@ -100,10 +104,11 @@ class _Renderer:
             "charts": charts,
         }
 
-    def __call__(self, name: str, root: str, page: SaePage | None = None) -> bytes:
+    def __call__(self, name: str, root: str, page: SaePage | None = None, **more: Any) -> bytes:
+        """Render the template `pages/<name>` for a page from which `root` leads to the site's root."""
         data = _page_data(self._manifest, page.info if page else None)
         html = self._environment.get_template(f"pages/{name}").render(
-            self._shared, root=root, page=page, page_data=data, modules=_modules
+            self._shared, root=root, page=page, page_data=data, modules=_modules, **more
         )
         return html.encode()
 

@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sitegen.contrast import SiteContrast
 from sitegen.errors import MismatchError
 from sitegen.records import FeatureId, FeatureRecord, FeatureTable, Manifest, ModelInfo, SaeInfo
 from sitegen.write.assets import write_assets
+from sitegen.write.contrasts import contrast_assets, write_contrasts
 from sitegen.write.encode import gzip, to_json
 from sitegen.write.output import MANIFEST, OutputDir
 from sitegen.write.pages import Featured, SaePage, write_pages
@@ -43,6 +45,7 @@ def write_site(
     documents: Sequence[str],
     progress: Progress | None = None,
     n_featured: int = 12,
+    contrasts: Sequence[SiteContrast] = (),
 ) -> SiteSize:
     """Write all files of a site.
 
@@ -55,6 +58,7 @@ def write_site(
         documents: names of the documents that examples point to.
         progress: called with the number of records finished since its last call.
         n_featured: features to begin with, of each SAE.
+        contrasts: what gets a page beside the SAEs.
 
     Raises:
         MismatchError: records of an SAE are missing, in no order, or name a document that does not exist.
@@ -75,9 +79,17 @@ def write_site(
     if documents:
         out.write(DOCUMENTS, gzip(to_json(list(documents))))
     corpus = dataclasses.replace(manifest.corpus, documents=DOCUMENTS if documents else None)
-    written = dataclasses.replace(manifest, models=models, corpus=corpus, saes=[page.info for page in pages])
+    written = dataclasses.replace(
+        manifest,
+        models=models,
+        corpus=corpus,
+        saes=[page.info for page in pages],
+        contrasts=[contrast.info() for contrast in contrasts],
+    )
     out.write(MANIFEST, to_json(written))
-    write_pages(out, written, pages, write_assets(out))
+    assets = write_assets(out, contrast_assets() if contrasts else {})
+    write_pages(out, written, pages, assets)
+    write_contrasts(out, written, pages, contrasts, assets)
     biggest = max(out.sizes.items(), key=lambda item: item[1])
     return SiteSize(len(out.sizes), out.n_bytes, biggest, largest)
 
@@ -111,7 +123,8 @@ class _SaeWriter:
             largest = shards.write(self.out, self.info.slug, size)
             chosen = list(self.info.featured) or featured(columns, n_featured)
             shown = [Featured.of(spool.read(feature), vocabulary) for feature in self._present(chosen, table)]
-        return SaePage(self._complete(table, size, chosen), shown), largest
+        texts = dict(zip(table.id, table.label, strict=True))
+        return SaePage(self._complete(table, size, chosen), shown, texts), largest
 
     def _complete(self, table: FeatureTable, shard_size: int, chosen: list[FeatureId]) -> SaeInfo:
         return dataclasses.replace(

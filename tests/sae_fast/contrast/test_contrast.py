@@ -15,6 +15,7 @@ import torch
 import sae_fast
 from sae_fast import cli
 from sae_fast.contrast import Contrast, contrast
+from sae_fast.contrast.page import content
 from sae_fast.contrast.report import COLUMNS
 from sae_fast.errors import ArgumentError, FormatError
 from sae_fast.lm import LanguageModel
@@ -200,6 +201,20 @@ def test_the_page_stands_alone(result: Contrast, tmp_path: Path) -> None:
     assert len(page.ids) == len(set(page.ids))
     first = [str(row["feature"]) for row in result["topk"].top(50)]
     assert page.features[: len(first)] == first
+
+
+def test_a_site_adds_links_and_labels(result: Contrast) -> None:
+    """With a function each, features are links, labels have a column, and what they quote is code; nothing is inline."""
+    feature = result["topk"].row(0)["feature"]
+    html = content(result, link=lambda sae, f: f"{sae}?f={f}", label=lambda sae, f: f"<b> `x{f}`", title="A & B")
+
+    assert f'<a href="topk?f={feature}">{feature}</a>' in html
+    assert f"&lt;b&gt; <code>x{feature}</code>" in html
+    assert "A &amp; B" in html
+    assert 'id="label"' in html
+    assert "<script" not in html
+    assert "style=" not in html
+    assert 'id="label"' not in content(result)
 
 
 def test_the_command(llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
