@@ -23,18 +23,56 @@ def load(
     source: str | Path, device: str | torch.device, dtype: str | torch.dtype | None, arguments: dict[str, Any]
 ) -> tuple[Any, Any]:
     """The model, in evaluation mode on its device with frozen weights, and the tokenizer; see `sae_fast.lm.load`."""
+    transformers = _transformers()
+    tokenizer = load_tokenizer(source, arguments)
+    place, arguments = _locate(source, arguments)
+    return _load_model(transformers.AutoModelForCausalLM, "language model", place, device, dtype, arguments), tokenizer
+
+
+def load_tokenizer(source: str | Path, arguments: dict[str, Any]) -> Any:
+    """The tokenizer of a model; of the arguments for the model, it gets those that say where to load from."""
+    place, arguments = _locate(source, arguments)
+    shared = {key: arguments[key] for key in _SHARED_WITH_TOKENIZER if key in arguments}
+    tokenizer = _load_part(_transformers().AutoTokenizer, "tokenizer", place, shared)
+    _check_tokenizer(tokenizer, place)
+    return tokenizer
+
+
+def load_module(
+    source: str | Path,
+    model_class: Any,
+    device: str | torch.device,
+    dtype: str | torch.dtype | None,
+    arguments: dict[str, Any],
+) -> nn.Module:
+    """A model of any class, in evaluation mode on its device with frozen weights; see `sae_fast.lm.load_module`."""
+    transformers = _transformers()
+    found = getattr(transformers, model_class, None) if isinstance(model_class, str) else model_class
+    if not hasattr(found, "from_pretrained"):
+        raise ArgumentError("model_class", expected="a class of transformers, such as AutoModel", got=repr(model_class))
+    place, arguments = _locate(source, arguments)
+    return _load_model(found, "model", place, device, dtype, arguments)
+
+
+def _transformers() -> Any:
     try:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        import transformers
     except ImportError as error:
         advice = 'Run `pip install "sae-fast[lm]"`'
         raise MissingExtraError("transformers is needed to run a language model", got=str(error), advice=advice) from error
+    return transformers
 
-    place, arguments = _locate(source, arguments)
+
+def _load_model(
+    model_class: Any,
+    part: str,
+    place: str,
+    device: str | torch.device,
+    dtype: str | torch.dtype | None,
+    arguments: dict[str, Any],
+) -> Any:
     arguments = {"dtype": _dtype(dtype) or "auto"} | arguments
-    shared = {key: arguments[key] for key in _SHARED_WITH_TOKENIZER if key in arguments}
-    tokenizer = _load_part(AutoTokenizer, "tokenizer", place, shared)
-    _check_tokenizer(tokenizer, place)
-    model, report = _load_part(AutoModelForCausalLM, "language model", place, arguments | {"output_loading_info": True})
+    model, report = _load_part(model_class, part, place, arguments | {"output_loading_info": True})
     if missing := sorted(report["missing_keys"]):
         raise FormatError(
             f"{place}: weights",
@@ -44,7 +82,7 @@ def load(
     check_finite(model, place)
     if "device_map" not in arguments:
         model = model.to(device)
-    return model.eval().requires_grad_(False), tokenizer
+    return model.eval().requires_grad_(False)
 
 
 def check_finite(model: nn.Module, place: str) -> None:

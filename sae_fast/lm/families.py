@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 from torch import nn
 
+from sae_fast.errors import HookNotFoundError
+
 Kind = Literal["input", "output", "stream", "normalized"]
 
 
@@ -247,6 +249,23 @@ def canonical(hook_name: str) -> str:
         if hook_name.startswith("blocks.") and hook_name.split(".", 2)[2:] == [new]:
             return hook_name.removesuffix(new) + old
     return hook_name
+
+
+def module_point(model: nn.Module, hook_name: str, here: str, names: Sequence[str]) -> HookPoint:
+    """The input or output of the module whose path a hook's name is.
+
+    Raises `HookNotFoundError` where there is none; the message says that it is not `here`, and what resembles it.
+    """
+    path, _, side = hook_name.rpartition(".")
+    modules = dict(model.named_modules())
+    if path and path in modules and side in ("input", "output"):
+        return HookPoint(path, "input" if side == "input" else "output")
+    paths = [f"{module}.{side}" for module in modules if module for side in ("input", "output")]
+    raise HookNotFoundError(
+        f"no hook {hook_name!r} in {here}",
+        advice=f"Nearest: {', '.join(nearest_names(hook_name, names, paths))}; "
+        "a module path with .input or .output will do too, see hook_names()",
+    )
 
 
 def nearest_names(hook_name: str, names: Sequence[str], paths: Sequence[str] = ()) -> list[str]:

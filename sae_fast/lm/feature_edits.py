@@ -105,7 +105,7 @@ def edited(acts: SparseActs, edits: Sequence[FeatureEdit], window: Window, acts_
     """Activations after all edits, and the tokens that an edit applied to, boolean `[rows, n]`.
 
     Args:
-        acts: of one pass, with leading dimensions `[rows, n]`.
+        acts: of one pass over `rows * n` tokens.
         edits: of this SAE, in order.
         window: what the pass reads.
         acts_of: where conditions look.
@@ -117,7 +117,7 @@ def edited(acts: SparseActs, edits: Sequence[FeatureEdit], window: Window, acts_
     if features[0] < 0 or features[-1] >= acts.shape[1]:
         raise ArgumentError("feature", expected=f"0 to {acts.shape[1] - 1}", got=features)
     column = {feature: index for index, feature in enumerate(features)}
-    values = acts.features(features)
+    values = acts.features(features).reshape(*window.token_ids.shape, len(features))
     touched = torch.zeros_like(values, dtype=torch.bool)
     for edit in edits:
         columns = torch.tensor([column[feature] for feature in edit.features], device=values.device)
@@ -195,5 +195,5 @@ def _chosen(edit: FeatureEdit, window: Window, acts_of: ActsOf) -> Tensor:
         return chosen
     acts = acts_of(condition.hook_name)
     looked_at = edit.features if condition.feature is None else (condition.feature,)
-    levels = acts.features(looked_at)
+    levels = acts.features(looked_at).reshape(*window.token_ids.shape, len(looked_at))
     return chosen.to(levels.device) & condition.holds(levels)

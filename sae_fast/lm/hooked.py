@@ -1,24 +1,20 @@
 """What backends share whose passes run here, module by module: hooks that read, replace, and stop a pass early."""
 
 from abc import abstractmethod
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sae_fast.errors import ArgumentError, HookNotFoundError, ShapeError
+from sae_fast.errors import ArgumentError, ShapeError
 from sae_fast.lm import generation, hooks
 from sae_fast.lm.families import HookPoint
 from sae_fast.lm.generation import Generation
 from sae_fast.lm.interface import Edit, LanguageModel
 
 _NOT_D_MODEL = ("attn.hook_z", "mlp.hook_pre", "mlp.hook_post")
-
-
-class _AllFoundError(Exception):
-    """Leaves a forward pass once every activation that was asked for is there."""
 
 
 class HookedLM(LanguageModel):
@@ -82,15 +78,15 @@ class HookedLM(LanguageModel):
             if name in wanted:
                 found[name] = activation if new is None else new
                 if len(found) == len(wanted):
-                    raise _AllFoundError
+                    raise hooks.AllFoundError
             return new
 
         if wanted:
             # Edits first, so that what is kept at another name of an edited place is the replacement.
             points = {name: self._point(name) for name in (*edits, *wanted)}
-            with self._visiting(points, visit), suppress(_AllFoundError):
+            with self._visiting(points, visit), suppress(hooks.AllFoundError):
                 self._forward(token_ids, attention_mask, grad)
-            self._require_reached(wanted, found)
+            hooks.require_reached(points, found, wanted)
         return {name: found[name] for name in hook_names}
 
     def logits(
@@ -112,7 +108,7 @@ class HookedLM(LanguageModel):
 
         with self._visiting(points, visit):
             logits = self._forward(token_ids, attention_mask, grad)
-        self._require_reached(points, reached)
+        hooks.require_reached(points, reached)
         return logits
 
     def _edits_in_force(self, functions: Mapping[str, Edit]) -> AbstractContextManager[None]:
@@ -122,6 +118,17 @@ class HookedLM(LanguageModel):
             return self._edited(name, activation, functions[name])
 
         return self._visiting(points, visit)
+
+    def _in_batch_shape(self, visit: hooks.Visitor) -> hooks.Visitor:
+        """Shows `visit` activations as `[batch, pos, d]`, also where a module runs all tokens as one row (OPT's MLP)."""
+
+        def in_shape(name: str, activation: Tensor) -> Tensor | None:
+            if activation.ndim != 2 or activation.shape[0] != self._shape.numel():
+                return visit(name, activation)
+            new = visit(name, activation.unflatten(0, self._shape))
+            return None if new is None else new.flatten(0, 1)
+
+        return in_shape
 
     def _edited(self, name: str, activation: Tensor, edit: Edit) -> Tensor:
         # What a module reads, another may read too: an edit that writes into its argument must not reach both.
@@ -169,8 +176,3 @@ class HookedLM(LanguageModel):
         if self.tokenizer is not None:
             texts = self.tokenizer.batch_decode(token_ids[:, n_prompt:], skip_special_tokens=True)
         return Generation(token_ids, generation.with_end(token_ids, mask, end_ids), n_prompt, texts, details)
-
-    def _require_reached(self, hook_names: Iterable[str], reached: Container[str]) -> None:
-        for name in hook_names:
-            if name not in reached:
-                raise HookNotFoundError(f"hook {name!r}: the module {self._point(name).module} does not run in a forward pass")

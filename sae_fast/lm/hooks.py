@@ -4,7 +4,7 @@ A layer may return a tensor (transformers 5) or a tuple (transformers 4, and att
 testing for it, since a blind `output[0]` would silently take the first item of the batch.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -21,6 +21,10 @@ Visitor = Callable[[str, Tensor], Tensor | None]
 
 _OLMO_NORM = "OlmoLayerNorm"
 """A LayerNorm without weight and bias, and with its epsilon in its code."""
+
+
+class AllFoundError(Exception):
+    """Leaves a pass once every activation that was asked for is there."""
 
 
 @contextmanager
@@ -42,6 +46,13 @@ def visiting(model: nn.Module, points: Mapping[str, HookPoint], visit: Visitor, 
     finally:
         for handle in handles:
             handle.remove()
+
+
+def require_reached(points: Mapping[str, HookPoint], reached: Container[str], names: Iterable[str] | None = None) -> None:
+    """Raise `HookNotFoundError` for the first of the names (all points if not given) that a pass did not reach."""
+    for name in points if names is None else names:
+        if name not in reached:
+            raise HookNotFoundError(f"hook {name!r}: the module {points[name].module} does not run in a forward pass")
 
 
 def normalized(norm: nn.Module, x: Tensor) -> Tensor:
@@ -87,25 +98,25 @@ def _epsilon(norm: nn.Module) -> float:
 
 
 def _register(module: nn.Module, point: HookPoint, name: str, visit: Visitor, norm_offset: float) -> Any:
-    checked = partial(_visit_checked, visit, name)
+    checked = partial(visit_checked, visit, name)
     match point.kind:
         case "input":
-            return module.register_forward_pre_hook(partial(_on_input, name, checked), with_kwargs=True)
+            return module.register_forward_pre_hook(partial(on_input, name, checked), with_kwargs=True)
         case "stream":
-            return module.register_forward_pre_hook(partial(_on_stream, name, checked), with_kwargs=True)
+            return module.register_forward_pre_hook(partial(on_stream, name, checked), with_kwargs=True)
         case "output":
-            return module.register_forward_hook(partial(_on_output, name, checked))
+            return module.register_forward_hook(partial(on_output, name, checked))
         case "normalized":
-            return module.register_forward_hook(partial(_on_normalized, name, checked, norm_offset), with_kwargs=True)
+            return module.register_forward_hook(partial(on_normalized, name, checked, norm_offset), with_kwargs=True)
 
 
-def _visit_checked(visit: Visitor, name: str, activation: Tensor) -> Tensor | None:
+def visit_checked(visit: Visitor, name: str, activation: Tensor) -> Tensor | None:
     new = visit(name, activation)
     return None if new is None else checked(name, new, activation)
 
 
-def _on_input(name: str, visit: Callable[[Tensor], Tensor | None], _: nn.Module, args: tuple, kwargs: dict) -> Any:
-    key, activation = _first_argument(name, args, kwargs)
+def on_input(name: str, visit: Callable[[Tensor], Tensor | None], _: nn.Module, args: tuple, kwargs: dict) -> Any:
+    key, activation = first_argument(name, args, kwargs)
     new = visit(activation)
     if new is None:
         return None
@@ -114,15 +125,15 @@ def _on_input(name: str, visit: Callable[[Tensor], Tensor | None], _: nn.Module,
     return args, {**kwargs, key: new}
 
 
-def _on_stream(name: str, visit: Callable[[Tensor], Tensor | None], _: nn.Module, args: tuple, kwargs: dict) -> None:
-    activation = _first_argument(name, args, kwargs)[1]
+def on_stream(name: str, visit: Callable[[Tensor], Tensor | None], _: nn.Module, args: tuple, kwargs: dict) -> None:
+    activation = first_argument(name, args, kwargs)[1]
     new = visit(activation)
     if new is not None and new is not activation:
         # The block adds this very tensor to the norm's branch further on: writing into it reaches both readers.
         activation.copy_(new)
 
 
-def _on_output(name: str, visit: Callable[[Tensor], Tensor | None], _: nn.Module, __: tuple, output: Any) -> Any:
+def on_output(name: str, visit: Callable[[Tensor], Tensor | None], _: nn.Module, __: tuple, output: Any) -> Any:
     if isinstance(output, Tensor):
         return visit(output)
     if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
@@ -136,7 +147,7 @@ def _on_output(name: str, visit: Callable[[Tensor], Tensor | None], _: nn.Module
     )
 
 
-def _on_normalized(
+def on_normalized(
     name: str,
     visit: Callable[[Tensor], Tensor | None],
     norm_offset: float,
@@ -145,7 +156,7 @@ def _on_normalized(
     kwargs: dict,
     output: Tensor,
 ) -> Tensor | None:
-    value = normalized(norm, _first_argument(name, args, kwargs)[1])
+    value = normalized(norm, first_argument(name, args, kwargs)[1])
     new = visit(value.clone())
     if new is None:
         return None
@@ -154,7 +165,7 @@ def _on_normalized(
     return (output + (new - value) * weight).to(output.dtype)
 
 
-def _first_argument(name: str, args: tuple, kwargs: dict) -> tuple[int | str, Tensor]:
+def first_argument(name: str, args: tuple, kwargs: dict) -> tuple[int | str, Tensor]:
     """Position or keyword of the first tensor that a module is called with, and the tensor."""
     if args and isinstance(args[0], Tensor):
         return 0, args[0]

@@ -17,7 +17,7 @@ from sae_fast.lm.generation import Generation
 from sae_fast.lm.positions import Positions, Window
 from sae_fast.lm.prompts import left_padded, padding_id, tokenize
 from sae_fast.lm.sae_cache import SaeCache
-from sae_fast.lm.splice import SAEs, Splice, sae_input
+from sae_fast.lm.splice import SAEs, Splice, keeping, sae_input
 from sae_fast.sparse import SparseActs
 
 Edit = Callable[[Tensor], Tensor]
@@ -174,7 +174,7 @@ class LanguageModel(ABC):
         kept: dict[str, Tensor] = {}
         functions = dict(splice.functions())
         for name in hook_names:
-            functions[name] = _keeping(name, functions.get(name), kept)
+            functions[name] = keeping(name, functions.get(name), kept)
         with torch.set_grad_enabled(grad):
             logits = self.logits(token_ids, attention_mask, functions, grad=grad)
         return SaeRun(logits, SaeCache(splice, kept))
@@ -247,13 +247,3 @@ class LanguageModel(ABC):
     @abstractmethod
     def unembed(self) -> Unembed:
         """The map from the residual stream to logits."""
-
-
-def _keeping(name: str, function: Edit | None, kept: dict[str, Tensor]) -> Edit:
-    """An edit that does what `function` does and keeps the result."""
-
-    def keep(activation: Tensor) -> Tensor:
-        kept[name] = activation if function is None else function(activation)
-        return kept[name]
-
-    return keep

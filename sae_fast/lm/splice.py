@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sae_fast.errors import ArgumentError
+from sae_fast.errors import ArgumentError, ShapeError
 from sae_fast.lm.feature_edits import FeatureEdit, FeatureEdits, by_hook, edited
 from sae_fast.lm.positions import Positions, Window
 from sae_fast.sae import SAE
@@ -18,6 +18,9 @@ from sae_fast.sparse import SparseActs
 
 SAEs = SAE | Sequence[SAE] | Mapping[str, SAE]
 """One SAE, several, or several by the hook where each reads (instead of the one that its configuration names)."""
+
+Function = Callable[[Tensor], Tensor]
+"""What is done at a hook: takes the activation, returns its replacement."""
 
 _NOT_IN_THE_STREAM = ("hook_z", "hook_pre", "hook_post", "hook_normalized")
 """Hooks in spaces of their own, which centring the weights that write to the residual stream leaves as they are."""
@@ -152,7 +155,7 @@ class Splice:
             advice = "Pass whole texts without padding on the left"
             raise ArgumentError("a temporal SAE reads all earlier tokens of a text", got="a pass without them", advice=advice)
 
-    def functions(self) -> dict[str, Callable[[Tensor], Tensor]]:
+    def functions(self) -> dict[str, Function]:
         """What to do at each hook, by its name."""
         reads = {place.read: None for place in self.places}
         writes = {hook: None for place in self.places for hook in place.writes}
@@ -168,7 +171,7 @@ class Splice:
             raise ArgumentError(problem, expected=f"the hook of one of the SAEs ({names})", got=repr(hook_name))
         return found[0]
 
-    def _function(self, name: str, reads: bool, writes: bool) -> Callable[[Tensor], Tensor]:
+    def _function(self, name: str, reads: bool, writes: bool) -> Function:
         plain = self._plain.get(name)
 
         def at_hook(activation: Tensor) -> Tensor:
@@ -201,6 +204,8 @@ class Splice:
         for place, _ in writers:
             if place not in self.readings:
                 raise ArgumentError(f"the SAE that writes at {name}", expected="to read before that", got=f"{place.read}")
+            if y.shape[-1] != place.sae.cfg.d_out:
+                raise ShapeError(f"d_out of the SAE at {name}", expected=y.shape[-1], got=place.sae.cfg.d_out)
         wide = y.to(torch.promote_types(y.dtype, torch.float32))
         if not self._error_term:
             return self._replaced(name, wide, writers).to(y.dtype)
@@ -251,6 +256,16 @@ class Splice:
         n = acts.leading[-1] if acts.leading else 1
         shape = (acts.shape[0] // max(n, 1), n) if len(acts.leading) != 2 else acts.leading
         return Window.of(torch.zeros(shape, dtype=torch.int64, device=acts.values.device))
+
+
+def keeping(name: str, function: Function | None, kept: dict[str, Tensor]) -> Function:
+    """An edit that does what `function` does and keeps the result."""
+
+    def keep(activation: Tensor) -> Tensor:
+        kept[name] = activation if function is None else function(activation)
+        return kept[name]
+
+    return keep
 
 
 def _place(hook_name: str | None, sae: SAE) -> Place:

@@ -3,19 +3,27 @@
 import inspect
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sae_fast.errors import FormatError, HookNotFoundError
-from sae_fast.lm import families, generation, hooks
+from sae_fast.errors import FormatError
+from sae_fast.lm import checkpoint, families, generation, hooks
 from sae_fast.lm.families import HookPoint
 from sae_fast.lm.generation import Generation
 from sae_fast.lm.hooked import HookedLM
 from sae_fast.lm.interface import Unembed
 from sae_fast.lm.positions import Window
 from sae_fast.lm.splice import Splice
+
+
+def load(
+    source: str | Path, device: str | torch.device, dtype: str | torch.dtype | None, arguments: dict[str, Any]
+) -> "TransformersLM":
+    """See `sae_fast.lm.load`."""
+    return TransformersLM(*checkpoint.load(source, device, dtype, arguments))
 
 
 class TransformersLM(HookedLM):
@@ -86,15 +94,7 @@ class TransformersLM(HookedLM):
         )
 
     def _visiting(self, points: Mapping[str, HookPoint], visit: hooks.Visitor) -> AbstractContextManager[None]:
-        """`hooks.visiting` with activations in the shape of the batch, also where a module runs them all in one row."""
-
-        def in_shape(name: str, activation: Tensor) -> Tensor | None:
-            if activation.ndim != 2 or activation.shape[0] != self._shape.numel():
-                return visit(name, activation)
-            new = visit(name, activation.unflatten(0, self._shape))
-            return None if new is None else new.flatten(0, 1)
-
-        return hooks.visiting(self.model, points, in_shape, self._norm_offset)
+        return hooks.visiting(self.model, points, self._in_batch_shape(visit), self._norm_offset)
 
     def _run(self, token_ids: Tensor, mask: Tensor) -> Tensor:
         arguments = {"input_ids": token_ids, "attention_mask": mask, "use_cache": False}
@@ -105,14 +105,6 @@ class TransformersLM(HookedLM):
     def _point(self, hook_name: str) -> HookPoint:
         if (named := families.canonical(hook_name)) in self._points:
             return self._points[named]
-        path, _, side = hook_name.rpartition(".")
-        modules = dict(self.model.named_modules())
-        if path and path in modules and side in ("input", "output"):
-            return HookPoint(path, "input" if side == "input" else "output")
-        paths = [f"{module}.{side}" for module in modules if module for side in ("input", "output")]
-        nearest = families.nearest_names(hook_name, self.hook_names(), paths)
         n_layers = self._config.num_hidden_layers
-        raise HookNotFoundError(
-            f"no hook {hook_name!r} in this {self._config.model_type} of {n_layers} layers (0 to {n_layers - 1})",
-            advice=f"Nearest: {', '.join(nearest)}; a module path with .input or .output will do too, see lm.hook_names()",
-        )
+        here = f"this {self._config.model_type} of {n_layers} layers (0 to {n_layers - 1})"
+        return families.module_point(self.model, hook_name, here, self.hook_names())

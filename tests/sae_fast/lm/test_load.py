@@ -73,7 +73,7 @@ def test_from_pretrained_arguments_go_through(folder: Path) -> None:
 
 def test_an_unknown_backend_is_refused(folder: Path) -> None:
     """The message names the backends there are."""
-    with pytest.raises(ArgumentError, match="backend: expected one of transformers, got 'jax'"):
+    with pytest.raises(ArgumentError, match="backend: expected one of transformers, transformer_lens, nnsight, got 'jax'"):
         sae_fast.lm.load(folder, backend="jax")
 
 
