@@ -1,5 +1,6 @@
 """sae-lens 6.54.12, both ways: what it saves loads here, what is saved here loads there, with the same numbers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from operands import normal
 from peer.comparison import assert_agree, assert_read, put_inputs
 from peer.environments import PATIENCE_S, Peer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import sae_fast
 from sae_fast.config import MatchingPursuit, SAEConfig, Temporal, tensor_shapes
@@ -84,7 +85,29 @@ def read(saelens: Peer, tmp_path_factory: pytest.TempPathFactory) -> Path:
         build(name).save(folder / name, "saelens")
         x = 2 * normal(50, 3, 20, D_IN) + 0.2
         put_inputs(folder / name, x.unflatten(-1, (3, 4)).contiguous() if name == "hook_z" else x)
+    for name, settings in OLD.items():
+        x = 2 * normal(51, 3, 20, D_IN)
+        put_inputs(write_old(folder / name, settings), x.unflatten(-1, (3, 4)).contiguous() if name == "old-hook_z" else x)
     saelens.run("run_saelens.py", "read", folder)
+    return folder
+
+
+OLD: dict[str, dict[str, Any]] = {
+    "old-standard": {"hook_point": "blocks.0.hook_resid_pre", "l1_coefficient": 8e-5, "normalize_activations": False},
+    "old-hook_z": {"hook_point": "blocks.0.attn.hook_z", "hook_point_head_index": None},
+    "old-topk": {"hook_name": "blocks.0.hook_mlp_out", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 7}},
+    "old-raw": {"hook_name": "blocks.0.hook_mlp_out", "apply_b_dec_to_input": False, "normalize_activations": "layer_norm"},
+}
+"""cfg.json from before SAELens 6, by name."""
+
+
+def write_old(folder: Path, settings: dict[str, Any]) -> Path:
+    """A folder of that time: everything at the top level of cfg.json, and a scaling_factor of ones."""
+    folder.mkdir(parents=True)
+    sizes = {"d_in": D_IN, "d_sae": D_SAE, "dtype": "torch.float32", "model_name": "gpt2-small", "lr": 4e-4, "seed": 42}
+    (folder / "cfg.json").write_text(json.dumps(sizes | settings))
+    tensors = {name: tensor.contiguous() for name, tensor in build("standard").tensors().items()}
+    save_file(tensors | {"scaling_factor": torch.ones(D_SAE)}, folder / "sae_weights.safetensors")
     return folder
 
 
@@ -126,3 +149,9 @@ def test_what_its_trainer_saves_loads_here(name: str, form: str, written: Path) 
 def test_what_is_saved_here_loads_in_saelens(name: str, read: Path) -> None:
     """Everything that `save` writes as saelens is read by SAELens, with the same numbers."""
     assert_read(build(name), read / name)
+
+
+@pytest.mark.parametrize("name", list(OLD))
+def test_files_from_before_version_6_mean_the_same(name: str, read: Path) -> None:
+    """Old names, defaults and activation functions are understood as SAELens understands them."""
+    assert_read(sae_fast.load(read / name), read / name)
