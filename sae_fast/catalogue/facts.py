@@ -39,7 +39,7 @@ SITES = {
     "a": "hook_attn_out", "m": "hook_mlp_out", "r": "hook_resid_post",
     "resid_post": "hook_resid_post", "resid_post_all": "hook_resid_post", "mlp_out": "hook_mlp_out",
     "mlp_out_all": "hook_mlp_out", "attn_out": "attn.hook_z", "attn_out_all": "attn.hook_z",
-    "transcoder": "hook_mlp_in", "transcoder_all": "hook_mlp_in",
+    "transcoder": "mlp.hook_in", "transcoder_all": "mlp.hook_in",
     "res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z", "transcoders": "ln2.hook_normalized",
 }  # fmt: skip
 """Where an SAE reads, by the words of Llama Scope, Gemma Scope 2 and Gemma Scope."""

@@ -27,8 +27,8 @@ def say_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequenc
 
 
 def say_json(value: object) -> None:
-    """A value as JSON, indented."""
-    say(json.dumps(value, indent=1, ensure_ascii=False))
+    """A value as JSON, indented; what JSON has no form for is written as text."""
+    say(json.dumps(value, indent=1, ensure_ascii=False, default=str))
 
 
 class Examples(argparse.RawDescriptionHelpFormatter):

@@ -14,8 +14,8 @@ from sae_fast.sources.progress import Progress
 from sae_fast.sources.tensor_files import TensorFile
 from sae_fast.sources.torch_layout import torch_layout
 
-GAP = 1 << 17
-"""Bytes that are read for nothing rather than asking once more: what arrives in the time of a request."""
+GAP = 1 << 18
+"""Bytes that are read for nothing rather than asking once more: what arrives in the time that a request takes its share of."""
 BLOCK = 1 << 24
 """Longest range that is asked for at once, in bytes, unless a single piece is longer."""
 CONNECTIONS = 8

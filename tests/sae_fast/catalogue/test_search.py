@@ -61,7 +61,7 @@ def test_most_is_known_without_fetching() -> None:
         ("gemma-scope-9b-pt-res/layer_9/width_1m/average_l0_9", {"d_sae": 1 << 20}),
         (
             "gemma-scope-2-1b-pt-transcoders/transcoder/layer_13_width_262k_l0_big_affine",
-            {"d_sae": 1 << 18, "layer": 13, "hook_name": "blocks.13.hook_mlp_in", "format": "gemma_scope_2"},
+            {"d_sae": 1 << 18, "layer": 13, "hook_name": "blocks.13.mlp.hook_in", "format": "gemma_scope_2"},
         ),
         ("llama_scope_lxr_8x/l0r_8x", {"norm_scaling_factor": 58.935, "hook_name": "blocks.0.hook_resid_post", "d_sae": 32768}),
         ("llama_scope_lxa_32x/l31a_32x", {"hook_name": "blocks.31.hook_attn_out", "d_sae": 131072}),
