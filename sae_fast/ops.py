@@ -3,11 +3,14 @@
 Every operation exists under one name in `sae_fast.reference` (the specification), here, in the tests and in the benchmarks.
 `impl` chooses who computes:
 
-* `"auto"`: the fastest that can do it: `"reference"` where gradients are needed, `"triton"` on CUDA where Triton is installed
-  and has a kernel for it, otherwise `"torch"`;
-* `"triton"`: the kernels of `sae_fast.kernels`, without gradients;
-* `"torch"`: `sae_fast.cpu`, chunked, without gradients, on any device;
-* `"reference"`: `sae_fast.reference`.
+* `"auto"`: the fastest that can do it: `"triton"` on CUDA where Triton is installed and has a kernel for it, otherwise
+  `"torch"`;
+* `"triton"`: the kernels of `sae_fast.kernels`;
+* `"torch"`: `sae_fast.cpu`, chunked, on any device;
+* `"reference"`: `sae_fast.reference`, dense.
+
+Encoders, `decode` and `decode_error` have gradients, by all but the thresholds; with every implementation but the reference
+they are computed on active features only (`sae_fast.autograd`), which `torch.compile` also passes through without a break.
 
 An implementation that was asked for is used or refused (`ImplementationUnavailableError`), never replaced. Results are float32,
 or float64 where the weights are float64, whatever the weights' dtype; `x` is first rounded to the dtype of the weights. Weights
@@ -23,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sae_fast import cpu, reference
+from sae_fast import autograd, cpu, reference
 from sae_fast.errors import ArgumentError, NonFiniteError, ShapeError
 from sae_fast.implementations import Impl, choose
 from sae_fast.prepared import Prepared
@@ -75,6 +78,8 @@ def encode_topk(
     weights, flat = _encoder_inputs(x, W_enc, {"b_enc": b_enc}, check_finite)
     if not (isinstance(k, int) and 1 <= k <= weights.shape[1]):
         raise ArgumentError("k", expected=f"an integer from 1 to d_sae = {weights.shape[1]}", got=k)
+    if _needs_operator(impl, weights, x, b_enc):
+        return _restored(autograd.encode_topk(flat, weights, b_enc, k, impl, approximate), x)
     module = choose("encode_topk", impl, x, b_enc, weights=weights.rows)
     permitted = {"approximate": True} if approximate and module not in (cpu, reference) else {}
     return _restored(module.encode_topk(flat, _for(module, weights), b_enc, k, **permitted), x)
@@ -99,6 +104,8 @@ def encode_threshold(
     vectors = {"bias": bias, "threshold": threshold}
     vectors |= {name: vector for name, vector in (("gain", gain), ("offset", offset)) if vector is not None}
     weights, flat = _encoder_inputs(x, W_enc, vectors, check_finite)
+    if _needs_operator(impl, weights, x, *vectors.values()):
+        return _restored(autograd.encode_threshold(flat, weights, bias, threshold, gain, offset, impl), x)
     module = choose("encode_threshold", impl, x, *vectors.values(), weights=weights.rows)
     return _restored(module.encode_threshold(flat, _for(module, weights), bias, threshold, gain, offset), x)
 
@@ -114,6 +121,8 @@ def encode_batch_topk(
     weights, flat = _encoder_inputs(x, W_enc, {"b_enc": b_enc}, check_finite)
     if not 0 <= k <= weights.shape[1]:
         raise ArgumentError("k", expected=f"a number from 0 to d_sae = {weights.shape[1]}", got=k)
+    if _needs_operator(impl, weights, x, b_enc):
+        return _restored(autograd.encode_batch_topk(flat, weights, b_enc, k, impl), x)
     module = choose("encode_batch_topk", impl, x, b_enc, weights=weights.rows)
     return _restored(module.encode_batch_topk(flat, _for(module, weights), b_enc, k), x)
 
@@ -125,6 +134,8 @@ def decode(acts: SparseActs, W_dec: Tensor | Prepared, b_dec: Tensor, impl: Impl
     by `SAE.decode`, not here.
     """
     weights = _decoder_inputs(acts, W_dec, b_dec)
+    if _needs_operator(impl, weights, acts.values, b_dec):
+        return autograd.decode(acts, weights, b_dec, impl).reshape(*acts.leading, weights.shape[1])
     module = choose("decode", impl, acts.values, b_dec, weights=weights.rows)
     x_hat: Tensor = module.decode(acts, _for(module, weights), b_dec)
     return x_hat.reshape(*acts.leading, weights.shape[1])
@@ -139,8 +150,11 @@ def decode_error(acts: SparseActs, W_dec: Tensor | Prepared, b_dec: Tensor, x: T
     expected = (*acts.leading, weights.shape[1])
     if tuple(x.shape) != expected:
         raise ShapeError("x", expected=list(expected), got=list(x.shape))
+    flat = x.reshape(acts.shape[0], weights.shape[1])
+    if _needs_operator(impl, weights, acts.values, b_dec, x):
+        return autograd.decode_error(acts, weights, b_dec, flat, impl).reshape(acts.leading)
     module = choose("decode_error", impl, acts.values, b_dec, x, weights=weights.rows)
-    error: Tensor = module.decode_error(acts, _for(module, weights), b_dec, x.reshape(acts.shape[0], weights.shape[1]))
+    error: Tensor = module.decode_error(acts, _for(module, weights), b_dec, flat)
     return error.reshape(acts.leading)
 
 
@@ -210,6 +224,12 @@ def _decoder_inputs(acts: SparseActs, W_dec: Tensor | Prepared, b_dec: Tensor) -
     if tuple(b_dec.shape) != (weights.shape[1],):
         raise ShapeError("b_dec", expected=[weights.shape[1]], got=list(b_dec.shape))
     return weights
+
+
+def _needs_operator(impl: Impl, weights: Prepared, *tensors: Tensor) -> bool:
+    """Whether gradients are needed that the implementation itself does not record, or the call is being traced."""
+    needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (weights.rows, *tensors))
+    return torch.compiler.is_compiling() or (needs_grad and impl != "reference")
 
 
 def _for(module: ModuleType, weights: Prepared) -> Prepared | Tensor:

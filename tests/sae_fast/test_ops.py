@@ -268,21 +268,19 @@ def test_an_implementation_is_used_or_refused(operation: str) -> None:
         call_all(operands, "cuda")[operation]()  # type: ignore[arg-type]
 
 
-def test_gradients_choose_the_reference_or_are_refused(caplog: pytest.LogCaptureFixture) -> None:
-    """Under autograd "auto" gives gradients, and "torch", which has none, says so."""
+def test_gradients_need_no_other_implementation(caplog: pytest.LogCaptureFixture) -> None:
+    """Under autograd "auto" chooses as it does without, and "torch" gives gradients; what has none says so."""
     operands = CASES[0].inputs()
-    W_enc = operands.W_enc.clone().requires_grad_()
+    for impl in ("auto", "torch"):
+        W_enc = operands.W_enc.clone().requires_grad_()
+        with caplog.at_level(logging.DEBUG, logger="sae_fast.ops"):
+            acts = ops.encode_topk(operands.x, W_enc, operands.b_enc, 3, impl=impl)
+        acts.values.sum().backward()
 
-    with caplog.at_level(logging.DEBUG, logger="sae_fast.ops"):
-        acts = ops.encode_topk(operands.x, W_enc, operands.b_enc, 3)
-    acts.values.sum().backward()
-
-    assert W_enc.grad is not None
-    assert "encode_topk: auto chose reference" in caplog.text
+        assert W_enc.grad is not None
+    assert "encode_topk: auto chose torch" in caplog.text
     with pytest.raises(ImplementationUnavailableError, match="computes no gradients"):
-        ops.encode_topk(operands.x, W_enc, operands.b_enc, 3, impl="torch")
-    with torch.no_grad():
-        assert ops.encode_topk(operands.x, W_enc, operands.b_enc, 3, impl="torch").nnz == 3 * len(operands.x)
+        ops.sampled_dot(acts, operands.x, operands.W_dec.clone().requires_grad_(), impl="torch")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
