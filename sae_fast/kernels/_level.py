@@ -55,7 +55,7 @@ def reached_by(product: Product, words: Words, wanted: int, level: Tensor) -> Te
         trial = found | (1 << bit)
         count_reaching[(n,)](
             words.first, words.second, words.x_margin, product.row_margin, trial, counts, n_groups, SCREEN=product.screen,
-            LANES=min(4096, triton.next_power_of_2(n_groups)), num_warps=4,
+            LANES=min(2048, triton.next_power_of_2(n_groups)), num_warps=4,
         )  # fmt: skip
         found = torch.where(counts.sum() >= wanted, trial, found)
     return torch.maximum(found, level).clamp_(min=1)

@@ -1,9 +1,15 @@
 """Single dot products in float32: the values of features that the matrix product could not settle."""
 
+import torch
 import triton
 import triton.language as tl
 
 from sae_fast.kernels._groups import group_feature, positive_bits
+
+
+def refine_depth(dtype: torch.dtype) -> int:
+    """Elements of a row that one program reads at a time, of each of 16 rows: 512 bytes."""
+    return 512 // dtype.itemsize
 
 
 @triton.jit

@@ -8,10 +8,9 @@ from sae_fast.kernels._card import on_card_of
 from sae_fast.kernels._choice import Choice
 from sae_fast.kernels._compact import count_hits, refine_entries, write_hits
 from sae_fast.kernels._product import Product, Words
+from sae_fast.kernels._refine import refine_depth
 from sae_fast.prepared import Prepared
 from sae_fast.sparse import SparseActs, row_pointer
-
-REFINE_DEPTH = 256
 
 
 def encode_threshold(
@@ -47,7 +46,7 @@ def compact(product: Product, words: Words, with_values: bool) -> tuple[Tensor, 
     n, n_groups = words.second.shape
     device = words.x.device
     counts = torch.empty(n, dtype=torch.int64, device=device)
-    lanes = min(4096, triton.next_power_of_2(n_groups))
+    lanes = min(2048, triton.next_power_of_2(n_groups))
     count_hits[(n,)](words.second, counts, n_groups, LANES=lanes, num_warps=4)
     pointer = row_pointer(counts)
     nnz = int(pointer[-1])
@@ -71,7 +70,7 @@ def refine(
         refine_entries[(triton.cdiv(len(values), 16),)](
             words.x, weights.rows, product.bias, product.threshold, _vector(gain, product), _vector(offset, product), features,
             rows, values, kept, len(values), weights.shape[0], ALL=product.screen, GAIN=gain is not None,
-            OFFSET=offset is not None, BK=REFINE_DEPTH, num_warps=4, enable_fp_fusion=True,
+            OFFSET=offset is not None, BK=refine_depth(weights.rows.dtype), num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
     return kept
 

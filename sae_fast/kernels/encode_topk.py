@@ -8,7 +8,7 @@ from sae_fast.kernels._card import on_card_of
 from sae_fast.kernels._choice import Choice
 from sae_fast.kernels._groups import INTERPRET
 from sae_fast.kernels._product import Product, Words
-from sae_fast.kernels._refine import refine_candidates
+from sae_fast.kernels._refine import refine_candidates, refine_depth
 from sae_fast.kernels._rescan import products, select_rows
 from sae_fast.kernels._select import finish, select
 from sae_fast.prepared import Prepared
@@ -20,7 +20,6 @@ RESCAN_BYTES = 32 << 20
 """Memory of the rows that are rescanned together."""
 ROW_BYTES = 128 << 20
 """Memory of a chunk of whole rows."""
-REFINE_DEPTH = 256
 
 
 def encode_topk(
@@ -131,7 +130,7 @@ class _Candidates:
         weights = self.product.weights
         refine_candidates[(len(self.counts),)](
             self.words.x, weights.rows, self.product.bias, self.features, self.bits, self.groups, self.counts, weights.shape[0],
-            weights.d_sae, SINGLES=self.product.screen, SLOTS=self.slots, BK=REFINE_DEPTH, num_warps=4, enable_fp_fusion=True,
+            weights.d_sae, SINGLES=self.product.screen, SLOTS=self.slots, BK=refine_depth(weights.rows.dtype), num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
 
 
@@ -149,7 +148,7 @@ def rescan(
     )  # fmt: skip
     select_rows[(n_rows,)](
         x, weights.rows, product.bias, listed, count, h_rows, out_features, out_values, d_in, d_sae, k, n_rows,
-        LANES=min(4096, triton.next_power_of_2(d_sae)), BK=REFINE_DEPTH, num_warps=8, enable_fp_fusion=True,
+        LANES=min(2048, triton.next_power_of_2(d_sae)), BK=refine_depth(weights.rows.dtype), num_warps=8, enable_fp_fusion=True,
     )  # fmt: skip
 
 

@@ -44,7 +44,8 @@ def assert_product_fits(report: Report) -> None:
 
 def compile_others(capability: int, dtype: str, n_groups: int, slots: int, screen: bool) -> list[Report]:
     """The kernels after the product, as they are launched for one size."""
-    lanes = min(4096, n_groups)
+    wide = topk.select_lanes(slots // 4, n_groups)
+    lanes, depth = min(2048, n_groups), _refine.refine_depth(getattr(torch, dtype))
     pointer, sizes = f"*{TYPES[dtype]}", {"d_in": "i32", "d_sae": "i32"}
     operands = {"x": pointer, "rows": pointer, "bias": "*fp32"}
     tile = topk.rescan_tile(getattr(torch, dtype))
@@ -59,7 +60,7 @@ def compile_others(capability: int, dtype: str, n_groups: int, slots: int, scree
     return [
         build(
             _select.select, WORDS | MARGINS | CANDIDATES | {"overflows": "*i32", "n_groups": "i32", "k": "i32"},
-            {"SCREEN": screen, "EXACT": True, "SLOTS": slots, "LANES": lanes}, topk.select_warps(lanes),
+            {"SCREEN": screen, "EXACT": True, "SLOTS": slots, "LANES": wide}, topk.select_warps(wide),
         ),
         build(
             _select.finish, dict.fromkeys(("features", "bits", "counts"), "*i32") | OUT | {"k": "i32"}, {"SLOTS": slots},
@@ -67,7 +68,7 @@ def compile_others(capability: int, dtype: str, n_groups: int, slots: int, scree
         ),
         build(
             _refine.refine_candidates, operands | CANDIDATES | sizes,
-            {"SINGLES": screen, "SLOTS": slots, "BK": topk.REFINE_DEPTH}, 4,
+            {"SINGLES": screen, "SLOTS": slots, "BK": depth}, 4,
         ),
         build(
             _rescan.products, operands | listed | sizes | {"n_rows": "i32"},
@@ -75,7 +76,7 @@ def compile_others(capability: int, dtype: str, n_groups: int, slots: int, scree
         ),
         build(
             _rescan.select_rows, operands | listed | OUT | sizes | {"k": "i32", "n_rows": "i32"},
-            {"LANES": min(4096, 16 * n_groups), "BK": topk.REFINE_DEPTH}, 8,
+            {"LANES": min(2048, 16 * n_groups), "BK": depth}, 8,
         ),
         build(_compact.count_hits, {"masks": "*i32", "counts": "*i64", "n_groups": "i32"}, {"LANES": lanes}, 4),
         build(
@@ -88,7 +89,7 @@ def compile_others(capability: int, dtype: str, n_groups: int, slots: int, scree
             _compact.refine_entries,
             operands | dict.fromkeys(("threshold", "gain", "offset"), "*fp32")
             | {"features": "*i32", "entry_rows": "*i32", "values": "*fp32", "kept": "*i8", "nnz": "i32", "d_in": "i32"},
-            {"ALL": screen, "GAIN": True, "OFFSET": True, "BK": topk.REFINE_DEPTH}, 4,
+            {"ALL": screen, "GAIN": True, "OFFSET": True, "BK": depth}, 4,
         ),
         build(
             _level.count_reaching, WORDS | MARGINS | {"level": "*i32", "counts": "*i32", "n_groups": "i32"},
