@@ -129,8 +129,9 @@ class _Candidates:
     def _refine(self) -> None:
         weights = self.product.weights
         refine_candidates[(len(self.counts),)](
-            self.words.x, weights.rows, self.product.bias, self.features, self.bits, self.groups, self.counts, weights.shape[0],
-            weights.d_sae, SINGLES=self.product.screen, SLOTS=self.slots, BK=refine_depth(weights.rows.dtype), num_warps=4, enable_fp_fusion=True,
+            self.words.x, weights.rows, self.product.bias, self.features, self.bits, self.groups, self.counts,
+            weights.shape[0], weights.d_sae, SINGLES=self.product.screen, SLOTS=self.slots, BK=refine_depth(weights.rows.dtype),
+            num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
 
 

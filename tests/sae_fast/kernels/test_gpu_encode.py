@@ -1,4 +1,4 @@
-"""The encoding kernels on a card: real sizes, every tile, races, CUDA graphs and memory. Needs torch, triton and pytest alone."""
+"""The encoding kernels on a card: real sizes, every tile, races, CUDA graphs and memory. Torch, triton and pytest suffice."""
 
 import itertools
 from dataclasses import dataclass
