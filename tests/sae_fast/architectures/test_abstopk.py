@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from operands import integers
 
 from sae_fast.architectures import encode_abstopk, reference
@@ -79,3 +81,16 @@ def test_an_sae_of_this_architecture(rescaled: bool) -> None:
     torch.testing.assert_close(acts.to_dense(), expected)
     assert bool((acts.values < 0).any())
     torch.testing.assert_close(sae(x), (expected / norms) @ W_dec + b_dec)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-2, 2), min_size=1, max_size=12), st.data())
+def test_any_row_and_any_k(h: list[int], data: st.DataObject) -> None:
+    """Ties, zeros and signs in every mixture: the definition, and k distinct features in order."""
+    k = data.draw(st.integers(1, len(h)))
+
+    acts = encode_abstopk(torch.ones(1, 1), prepare_encoder(torch.tensor([h]).float()), torch.zeros(len(h)), k)
+
+    assert_well_formed(acts)
+    assert acts.nnz == k
+    assert acts.to_dense()[0].tolist() == by_magnitude([float(value) for value in h], k)
