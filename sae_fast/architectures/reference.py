@@ -42,13 +42,14 @@ def matching_pursuit(x: Tensor, W_dec: Tensor, pursuit: MatchingPursuit) -> Tens
     rows, n = W_dec.to(wide), len(x)
     residual = x.to(wide)
     acts = residual.new_zeros(n, len(W_dec))
-    done = torch.zeros(n, dtype=torch.bool)
+    done = torch.zeros(n, dtype=torch.bool, device=x.device)
+    every = torch.arange(n, device=x.device)
     for _ in range(pursuit.max_iterations or x.shape[1]):
         fit = pre_acts(residual, W_dec.T, residual.new_zeros(len(W_dec))).relu()
         best = fit.sort(dim=1, descending=True, stable=True).indices[:, 0]
         value = (residual * rows[best]).sum(1).relu() * ~done
         before = acts != 0
-        acts = acts.index_put((torch.arange(n), best), value, accumulate=True)
+        acts = acts.index_put((every, best), value, accumulate=True)
         residual = residual - value[:, None] * rows[best]
         if pursuit.stop_on_duplicate_support:
             done = done | ((acts != 0) == before).all(1)
@@ -94,6 +95,6 @@ def _attend(codes: Tensor, context: Tensor, attention: Mapping[str, Tensor], lay
         return x.unflatten(1, (n_heads, -1)).transpose(0, 1)
 
     q, k, v = by_head(project(codes, "q_target")), by_head(project(context, "k_ctx")), by_head(project(context, "v_ctx"))
-    later = torch.ones(len(codes), len(codes), dtype=torch.bool).triu(1)
+    later = torch.ones(len(codes), len(codes), dtype=torch.bool, device=codes.device).triu(1)
     weights = F.softmax((q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).masked_fill(later, float("-inf")), dim=-1)
     return project((weights @ v).transpose(0, 1).flatten(1), "c_proj")
