@@ -67,13 +67,21 @@ def _select_row(h_row, out_features, out_values, d_sae, k, LANES: tl.constexpr):
     """The k largest of relu(h_row) [d_sae], where zeros count as equal."""
     lane = tl.arange(0, LANES)
     level = 0
-    for i in tl.range(0, 31):
-        trial = level | (1 << (30 - i))
-        reach = tl.zeros((LANES,), tl.int32)
+    # Two of the 31 bits at a time, so that the row is read half as often; the last step repeats one.
+    for i in tl.range(0, 16):
+        shift = tl.maximum(29 - 2 * i, 0)
+        reach_1 = tl.zeros((LANES,), tl.int32)
+        reach_2 = tl.zeros((LANES,), tl.int32)
+        reach_3 = tl.zeros((LANES,), tl.int32)
         for start in tl.range(0, d_sae, LANES):
-            h = tl.load(h_row + start + lane, mask=start + lane < d_sae, other=0.0)
-            reach += (positive_bits(h) >= trial).to(tl.int32)
-        level = tl.where(tl.sum(reach, 0) >= k, trial, level)
+            bits = positive_bits(tl.load(h_row + start + lane, mask=start + lane < d_sae, other=0.0))
+            reach_1 += (bits >= (level | (1 << shift))).to(tl.int32)
+            reach_2 += (bits >= (level | (2 << shift))).to(tl.int32)
+            reach_3 += (bits >= (level | (3 << shift))).to(tl.int32)
+        step = tl.where(tl.sum(reach_1, 0) >= k, 1, 0)
+        step = tl.where(tl.sum(reach_2, 0) >= k, 2, step)
+        step = tl.where(tl.sum(reach_3, 0) >= k, 3, step)
+        level = level | (step << shift)
     greater = tl.zeros((LANES,), tl.int32)
     for start in tl.range(0, d_sae, LANES):
         h = tl.load(h_row + start + lane, mask=start + lane < d_sae, other=0.0)

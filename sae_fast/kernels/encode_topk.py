@@ -6,6 +6,7 @@ from torch import Tensor
 
 from sae_fast.kernels._card import on_card_of
 from sae_fast.kernels._choice import Choice
+from sae_fast.kernels._chunks import product_into
 from sae_fast.kernels._groups import INTERPRET
 from sae_fast.kernels._product import Product, Words
 from sae_fast.kernels._refine import refine_candidates, refine_depth
@@ -69,7 +70,7 @@ def uses_groups(k: int, n_groups: int) -> bool:
 
 def slots(k: int, screen: bool) -> int:
     """Places for a row's candidates: what rows in random order need several times over."""
-    return triton.next_power_of_2(max(256, 3 * k + 256 if screen else 2 * k + 128))
+    return min(2048, triton.next_power_of_2(max(256, 3 * k + 256 if screen else 2 * k + 128)))
 
 
 def select_warps(n_lanes: int) -> int:
@@ -140,23 +141,37 @@ def rescan(
 ) -> None:
     """The k largest of the `count` rows of x that are `listed`, over all features; `n_rows` of them are held at a time."""
     weights = product.weights
-    d_in, d_sae = weights.shape
     columns, depth = rescan_tile(weights.rows.dtype)
-    h_rows = torch.empty(n_rows, d_sae, dtype=torch.float32, device=x.device)
-    products[(triton.cdiv(d_sae, columns),)](
-        x, weights.rows, product.bias, listed, count, h_rows, d_in, d_sae, n_rows, BN=columns, BK=depth, INTERPRET=INTERPRET,
+    h_rows = torch.empty(n_rows, weights.d_sae, dtype=torch.float32, device=x.device)
+    products[(triton.cdiv(weights.d_sae, columns),)](
+        x, weights.rows, product.bias, listed, count, h_rows, *weights.shape, n_rows, BN=columns, BK=depth, INTERPRET=INTERPRET,
         num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
+    _select_rows(product, x, listed, count, h_rows, k, out_features, out_values)
+
+
+def _select_rows(
+    product: Product, x: Tensor, listed: Tensor, count: Tensor, h_rows: Tensor, k: int, out_features: Tensor, out_values: Tensor
+) -> None:
+    weights, n_rows = product.weights, len(h_rows)
     select_rows[(n_rows,)](
-        x, weights.rows, product.bias, listed, count, h_rows, out_features, out_values, d_in, d_sae, k, n_rows,
-        LANES=min(2048, triton.next_power_of_2(d_sae)), BK=refine_depth(weights.rows.dtype), num_warps=8, enable_fp_fusion=True,
+        x, weights.rows, product.bias, listed, count, h_rows, out_features, out_values, *weights.shape, k, n_rows,
+        LANES=min(2048, triton.next_power_of_2(weights.d_sae)), BK=refine_depth(weights.rows.dtype), num_warps=8,
+        enable_fp_fusion=True,
     )  # fmt: skip
 
 
 def _write_whole_rows(product: Product, k: int, features: Tensor, values: Tensor) -> None:
-    n, d_sae = product.x.shape[0], product.weights.d_sae
-    n_rows = max(16, ROW_BYTES // (4 * d_sae))
+    """TopK for any k. Products in half precision are the vendor's; those in float32 must be exact whatever torch is set to."""
+    n, weights = product.x.shape[0], product.weights
+    n_rows = max(16, ROW_BYTES // (4 * weights.d_sae))
     listed = torch.arange(n, dtype=torch.int32, device=features.device)
     for start in range(0, n, n_rows):
         rows = listed[start : start + n_rows]
-        rescan(product, product.x, rows, torch.full_like(rows[:1], len(rows)), len(rows), k, features, values)
+        count = torch.full_like(rows[:1], len(rows))
+        if product.screen:
+            rescan(product, product.x, rows, count, len(rows), k, features, values)
+        else:
+            h_rows = torch.empty(len(rows), weights.d_sae, dtype=torch.float32, device=features.device)
+            product_into(product.x[start : start + n_rows], weights.rows, h_rows)
+            _select_rows(product, product.x, rows, count, h_rows.add_(product.bias), k, features, values)
