@@ -72,6 +72,9 @@ def _load_model(
     arguments: dict[str, Any],
 ) -> Any:
     arguments = {"dtype": _dtype(dtype) or "auto"} | arguments
+    if "quantization_config" in arguments:
+        # A quantised model is made where it will stay: it cannot be moved.
+        arguments = {"device_map": {"": str(device)}} | arguments
     model, report = _load_part(model_class, part, place, arguments | {"output_loading_info": True})
     if missing := sorted(report["missing_keys"]):
         raise FormatError(
@@ -80,7 +83,7 @@ def _load_model(
             got=f"{len(missing)} missing ({', '.join(missing[:3])}, …)",
         )
     check_finite(model, place)
-    if "device_map" not in arguments:
+    if "device_map" not in arguments and not getattr(model, "is_quantized", False):
         model = model.to(device)
     return model.eval().requires_grad_(False)
 

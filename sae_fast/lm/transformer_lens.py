@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_fast.errors import HookNotFoundError, MissingExtraError
+from sae_fast.errors import MissingExtraError
 from sae_fast.lm import checkpoint, generation, hooks
-from sae_fast.lm.families import HookPoint, nearest_names
+from sae_fast.lm.families import HookPoint, module_point
 from sae_fast.lm.generation import Generation
 from sae_fast.lm.hooked import HookedLM
 from sae_fast.lm.interface import Unembed
@@ -102,10 +102,8 @@ class TransformerBridgeLM(TransformersLM):
 
     @contextmanager
     def _visiting(self, points: Mapping[str, HookPoint], visit: hooks.Visitor) -> Iterator[None]:
-        modules = {name: point for name, point in points.items() if not isinstance(point, LensPoint)}
-        lens = [(name, point) for name, point in points.items() if isinstance(point, LensPoint)]
-        fwd_hooks = [(point.module, _lens_hook(name, point, visit, self.model.dtype)) for name, point in lens]
-        with _quiet(), self.bridge.hooks(fwd_hooks=fwd_hooks), super()._visiting(modules, visit):
+        lens, modules = _lens_hooks(points, visit, self.model.dtype)
+        with _quiet(), self.bridge.hooks(lens), super()._visiting(modules, visit):
             yield
 
 
@@ -150,17 +148,16 @@ class HookedTransformerLM(HookedLM):
             return self._points[hook_name]
         if hook_name in self.model.hook_dict:
             return LensPoint(hook_name, "output")
-        advice = f"Nearest: {', '.join(nearest_names(hook_name, list(self.model.hook_dict)))}"
-        raise HookNotFoundError(f"no hook {hook_name!r} in this HookedTransformer", advice=advice)
+        return module_point(self.model, hook_name, "this HookedTransformer", list(self.model.hook_dict))
 
     @contextmanager
     def _visiting(self, points: Mapping[str, HookPoint], visit: hooks.Visitor) -> Iterator[None]:
         before = self.model.cfg.use_hook_mlp_in
         if any(point.module.endswith("hook_mlp_in") for point in points.values()):
             self.model.set_use_hook_mlp_in(True)
-        dtype = self._embedding.dtype
+        lens, modules = _lens_hooks(points, visit, self._embedding.dtype)
         try:
-            with self.model.hooks([(point.module, _lens_hook(name, point, visit, dtype)) for name, point in points.items()]):
+            with self.model.hooks(lens), hooks.visiting(self.model, modules, visit):
                 yield
         finally:
             self.model.set_use_hook_mlp_in(before)
@@ -189,7 +186,18 @@ def _offered(hook_points: Container[str], n_layers: int, between: bool = True) -
         if in_bridge or hook_name in hook_points:
             shared = in_bridge and name == "hook_resid_mid"
             found[hook_name] = LensPoint(norm_input if in_bridge else hook_name, "stream" if shared else "output")
+        elif name == "mlp.hook_in" and hook_name.replace("hook_in", "hook_post") in hook_points:
+            found[hook_name] = HookPoint(hook_name.removesuffix(".hook_in"), "input")
     return found
+
+
+def _lens_hooks(
+    points: Mapping[str, HookPoint], visit: hooks.Visitor, dtype: torch.dtype
+) -> tuple[list[tuple[str, Callable[..., Tensor | None]]], dict[str, HookPoint]]:
+    """(Hook points of TransformerLens with their functions, places among the modules that remain.)"""
+    lens = [(name, point) for name, point in points.items() if isinstance(point, LensPoint)]
+    modules = {name: point for name, point in points.items() if not isinstance(point, LensPoint)}
+    return [(point.module, _lens_hook(name, point, visit, dtype)) for name, point in lens], modules
 
 
 def _lens_hook(name: str, point: HookPoint, visit: hooks.Visitor, dtype: torch.dtype) -> Callable[..., Tensor | None]:

@@ -196,3 +196,26 @@ def test_a_model_of_another_family_offers_module_paths(tmp_path: Path) -> None:
     assert lm.hook_names() == []
     assert lm.d_hook("model.decoder.layers.1.output") == 16
     assert lm.unembed().norm_weight is None
+
+
+def test_arguments_reach_from_pretrained(gpt2_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Placement, quantisation and attention go through; a quantised model is placed by `device_map`, for it cannot move."""
+    import transformers
+
+    given: dict[str, Any] = {}
+    original = transformers.AutoModelForCausalLM.from_pretrained
+
+    def recording(place: str, **arguments: Any) -> Any:
+        given.update(arguments)
+        return original(place, output_loading_info=True, attn_implementation=arguments.get("attn_implementation"))
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", recording)
+    config = object()
+    lm = sae_fast.lm.load(gpt2_folder, quantization_config=config, attn_implementation="eager", dtype="bfloat16")
+
+    assert given["quantization_config"] is config
+    assert given["device_map"] == {"": "cpu"}
+    assert given["dtype"] is torch.bfloat16
+    assert lm.model.config._attn_implementation == "eager"  # type: ignore[attr-defined]
+    sae_fast.lm.load(gpt2_folder, quantization_config=config, device_map="auto")
+    assert given["device_map"] == "auto"
