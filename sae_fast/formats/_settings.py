@@ -1,6 +1,7 @@
 """Configuration of published formats: every value is checked for its type when it is read, and every name for sense."""
 
 import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -118,5 +119,4 @@ def factor_of(d_model: int, average_norm: float) -> float | None:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return reprlib.repr(value)

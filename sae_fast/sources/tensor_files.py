@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae_fast.errors import FormatError
 from sae_fast.sources.layout import SAFETENSORS_DTYPES, LocalRanges, npz_layout
-from sae_fast.sources.torch_layout import flattened
+from sae_fast.sources.torch_layout import declared_bytes, flattened
 
 ENDINGS = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt")
 """Endings of tensor files."""
@@ -111,8 +111,14 @@ class TorchFile(TensorFile):
 
     def __init__(self, file: Path, place: str) -> None:
         self.place = place
-        flat = dict(flattened(_unpickled(file, place)))
+        try:
+            flat = dict(flattened(_unpickled(file, place)))
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{place}: not tensors by name ({error})") from error
         self._tensors = {key: value.detach() for key, value in flat.items() if isinstance(value, Tensor)}
+        for key, tensor in self._tensors.items():
+            if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+                raise FormatError(f"{place}: {key} of shape {list(tensor.shape)} is more than what the file holds for it")
         self.values = {key: value for key, value in flat.items() if not isinstance(value, Tensor)}
         self.shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
         self.dtypes = {key: tensor.dtype for key, tensor in self._tensors.items()}
@@ -124,13 +130,24 @@ class TorchFile(TensorFile):
 
 def _unpickled(file: Path, place: str) -> Any:
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        is_archive = zipfile.is_zipfile(file)
+        if not is_archive:
+            _check_declared_bytes(file)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=is_archive)
     except pickle.UnpicklingError as error:
         # Torch's message advises how to run the code nevertheless: only the name of what it met is passed on.
-        if met := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        if met := re.search(r"GLOBAL ([\w.]+)|^([\w.]+\.\w+)$", str(error)):
             raise FormatError(
-                f"{place}: holds more than tensors and plain values ({met[1]})", advice="Files that would run code are not read"
+                f"{place}: holds more than tensors and plain values ({met[1] or met[2]})",
+                advice="Files that would run code are not read",
             ) from error
-        raise FormatError(f"{place}: not a file of torch.save, or damaged (its pickle ends in nonsense)") from error
+        raise FormatError(f"{place}: not a file of torch.save, or damaged (its pickle makes no sense)") from error
     except Exception as error:  # torch raises whatever its parsers meet in a damaged file
         raise FormatError(f"{place}: not a file of torch.save, or damaged ({type(error).__name__}: {error})") from error
+
+
+def _check_declared_bytes(file: Path) -> None:
+    with file.open("rb") as opened:
+        declared, there = declared_bytes(opened), file.stat().st_size
+    if declared > there:
+        raise ValueError(f"its index speaks of {declared} bytes of tensors in a file of {there}")

@@ -19,6 +19,10 @@ from sae_fast.sources.layout import Blocks, Ranges, Span, data_offset
 
 LARGEST_INDEX = 1 << 26
 """Largest index that is read, in bytes."""
+MOST_ENTRIES = 1 << 16
+"""Most tensors and other values of a file."""
+MOST_DEPTH = 32
+"""Most dictionaries around one of them."""
 
 STORAGES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
@@ -27,9 +31,9 @@ STORAGES = {
 }  # fmt: skip
 """dtypes by the names that the index has for what holds numbers."""
 
-_UNREADABLE = (
+UNREADABLE = (
     ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, RecursionError, NotImplementedError,
-    zipfile.BadZipFile, pickle.UnpicklingError, struct.error,
+    OverflowError, MemoryError, zipfile.BadZipFile, pickle.UnpicklingError, struct.error,
 )  # fmt: skip
 """What a damaged or unfamiliar archive makes its readers raise."""
 
@@ -63,23 +67,48 @@ def torch_layout(file: Ranges) -> tuple[Mapping[str, Span], Mapping[str, Any]] |
             flat = dict(flattened(_Index(io.BytesIO(archive.read(index))).load()))
             stored = {key: value for key, value in flat.items() if isinstance(value, _Stored)}
             spans = {key: _span(file, archive, folder, value) for key, value in stored.items()}
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     return spans, {key: value for key, value in flat.items() if key not in spans}
 
 
-def flattened(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """The leaves of nested dictionaries, by their keys joined with dots."""
-    if not isinstance(value, Mapping):
-        return [(prefix, value)]
-    pairs = []
-    for key, inner in value.items():
-        pairs += flattened(inner, f"{prefix}.{key}" if prefix else str(key))
-    return pairs
+def flattened(value: Any) -> list[tuple[str, Any]]:
+    """The leaves of nested dictionaries, by their keys joined with dots.
+
+    Raises `ValueError` for dictionaries that hold themselves, or one another over and over.
+    """
+    pairs: list[tuple[str, Any]] = []
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), value)]
+    for _ in range(MOST_ENTRIES):
+        if not waiting:
+            return pairs
+        path, inner = waiting.pop()
+        if not isinstance(inner, Mapping):
+            pairs.append((".".join(path), inner))
+        elif len(path) < MOST_DEPTH:
+            waiting += [((*path, str(key)), inner[key]) for key in reversed(inner)]
+        else:
+            raise ValueError(f"dictionaries inside one another to more than {MOST_DEPTH} levels")
+    raise ValueError(f"more than {MOST_ENTRIES} entries")
+
+
+def declared_bytes(file: BinaryIO) -> int:
+    """Bytes of all tensors by the index of a file that is no archive, as `torch.save` made them before version 1.6.
+
+    Torch takes that much memory before it reads any of it. Raises whatever a damaged index makes of itself.
+    """
+    for index in (parts := [_Index(file) for _ in range(4)]):
+        index.load()
+    index = parts[-1]
+    return sum(storage.numel * storage.dtype.itemsize for storage in index.storages.values())
 
 
 class _Index(pickle.Unpickler):
     """Knows what an index of tensors is made of."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         found = _KNOWN.get((module, name)) or (STORAGES.get(name) if module in {"torch", "torch.storage"} else None)
@@ -88,10 +117,11 @@ class _Index(pickle.Unpickler):
         return found
 
     def persistent_load(self, reference: Any) -> _Storage:
-        kind, dtype, key, _, numel = reference
+        kind, dtype, key, _, numel, *_ = reference
         if kind != "storage" or not isinstance(dtype, torch.dtype):
             raise pickle.UnpicklingError(f"a reference to {kind}")
-        return _Storage(dtype, str(key), int(numel))
+        storage = _Storage(dtype, str(key), int(numel))
+        return self.storages.setdefault(storage.key, storage)
 
 
 def _stored(storage: _Storage, offset: int, shape: Sequence[int], stride: Sequence[int], *_: Any) -> _Stored:

@@ -25,6 +25,9 @@ import torch
 import sae_fast
 from sae_fast.errors import SaeFastError
 from sae_fast.formats import info
+from sae_fast.sources.layout import LocalRanges
+from sae_fast.sources.ranged import open_ranged
+from sae_fast.sources.tensor_files import ENDINGS
 
 SECONDS = 10
 """A case may take this long."""
@@ -173,9 +176,18 @@ def mutate(file: Path, rng: random.Random, folder: Path) -> str:
     return way
 
 
+def read_in_ranges(file: Path) -> None:
+    """What a server would be asked for."""
+    if file.suffix in ENDINGS and (opened := open_ranged(LocalRanges(file, str(file)))) is not None:
+        for key in opened.shapes:
+            opened.read(key)
+
+
 def read(path: Path) -> str:
     """What became of an attempt to load."""
     try:
+        for file in sorted((path.parent if path.is_file() else path).rglob("*")):
+            read_in_ranges(file)
         info(path)
         sae = sae_fast.load(path)
     except SaeFastError as error:

@@ -6,8 +6,10 @@ interpreter is a failure of the test and not its end.
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import published
@@ -53,6 +55,51 @@ def test_mutated_files_are_refused_in_peace(tmp_path: Path) -> None:
 def test_ten_thousand_mutated_files(first: int, tmp_path: Path) -> None:
     """The same with other damage."""
     assert sum(run_batch(tmp_path, first, 1000).values()) == 1000
+
+
+def _laughing(levels: int) -> dict:
+    inner: dict = {"l": 1}
+    for _ in range(levels):
+        inner = {"a": inner, "b": inner}
+    return inner
+
+
+def _holding_itself() -> dict:
+    inner: dict = {"l": 1}
+    inner["self"] = inner
+    return inner
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (lambda: {"noise": _laughing(26)}, "more than 65536 entries"),
+        (lambda: {"noise": _holding_itself()}, "dictionaries inside one another to more than 32 levels"),
+        (lambda: {"encoder_linear.weight": torch.ones(1).expand(2**20, 2**20)}, "is more than what the file holds for it"),
+    ],
+    ids=["laughs", "itself", "expanded"],
+)
+def test_small_files_do_not_grow(extra: Callable[[], dict], message: str, is_old: bool, tmp_path: Path) -> None:
+    """Dictionaries shared over and over, or holding themselves, and tensors larger than their storage are refused at once."""
+    sample = published.goodfire()
+    state = sample.files[str(sample.file)] | extra()
+    path = sample.write(tmp_path)
+    torch.save(state, path, _use_new_zipfile_serialization=not is_old)
+    with pytest.raises(FormatError, match=message):
+        sae_fast.load(path)
+
+
+def test_old_pickles_do_not_reserve_memory(tmp_path: Path) -> None:
+    """Before version 1.6 of torch, a number in the index said how much to take; one beyond the file's size is refused."""
+    sample = published.goodfire()
+    path = sample.write(tmp_path)
+    torch.save(sample.files[str(sample.file)], path, _use_new_zipfile_serialization=False)
+    assert sae_fast.load(path).cfg.d_sae == published.D_SAE
+    # After the place of a storage: its number of elements in one byte, or in four.
+    path.write_bytes(re.sub(rb"(cpuq.)K\xc0", lambda found: found[1] + b"J\xff\xff\xff\x7f", path.read_bytes()))
+    with pytest.raises(FormatError, match=r"its index speaks of \d+ bytes of tensors in a file of \d+"):
+        sae_fast.load(path)
 
 
 class _Malicious:
