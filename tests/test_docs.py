@@ -108,6 +108,18 @@ def test_readme_example_runs() -> None:
     assert re.search(r"^\d+\.\d features per token, squared error \d+\.\d+$", result.stdout, re.MULTILINE)
 
 
+@pytest.mark.parametrize("name", ["contrast.md", "attribution.md"])
+def test_examples_of_a_page_run(name: str, tmp_path: Path) -> None:
+    """The Python blocks of a page run one after the other, on the demo's model and SAEs."""
+    if not (ROOT / "sitegen" / "demo" / "saes" / "topk").is_dir():
+        pytest.skip("the demo's SAEs are not in sitegen/demo")
+    (tmp_path / "sitegen").symlink_to(ROOT / "sitegen")
+    blocks = re.findall(r"```python\n(.+?)```", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.DOTALL)
+    result = subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert len(blocks) > 1
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_between_documents(path: Path) -> None:
     """Every relative link or picture of a document leads to a file of the repository."""
