@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from sae_fast.corpus.options import STANDARD_LIBRARY, CorpusOptions
 from sae_fast.errors import ConfigError, nearest
+from sae_fast.lm.options import ModelOptions
 from sae_fast.tables import at_least, parse_table
 from sitegen.errors import ReleaseError
 from sitegen.facts import FactOptions
@@ -37,24 +38,6 @@ class SiteOptions:
 
     def __post_init__(self) -> None:
         at_least("[site]", "featured", self.featured, 0)
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """`[model]`: the language model (LM) whose activations the SAEs read."""
-
-    source: str
-    """folder of a Hugging Face model, or its name on the hub"""
-    name: str | None = None
-    """name shown on the pages; default: the last part of `source`"""
-    backend: str = "transformers"
-    """which backend of `sae_fast.lm` runs the LM"""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """precision the LM runs in"""
-    device: str = "cpu"
-    """where the LM and the SAEs run: `cpu`, `cuda`, `cuda:1`, …"""
-    arguments: dict[str, Any] = field(default_factory=dict)
-    """passed to `from_pretrained` as they are (`revision`, `attn_implementation`, `device_map`, …)"""
 
 
 @dataclass(frozen=True)

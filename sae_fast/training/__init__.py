@@ -1,7 +1,12 @@
-"""Train sparse autoencoders: losses as pure functions, one trainer per SAE, several trainers over one stream of activations."""
+"""Train sparse autoencoders: `train(RunConfig.load("config.toml"))`, or `sae-fast train config.toml`.
 
-from sae_fast.training.buffer import ShuffleBuffer
-from sae_fast.training.config import TrainConfig
-from sae_fast.training.trainer import SAETrainer, StepMetrics, train
+`variants` holds what can be trained, each with the loss of its paper; `trainer` the loop over several of them; `run` the way
+from texts to finished SAEs.
+"""
 
-__all__ = ["SAETrainer", "ShuffleBuffer", "StepMetrics", "TrainConfig", "train"]
+from sae_fast.training.config import RunConfig
+from sae_fast.training.run import train
+from sae_fast.training.trainer import StepMetrics, Trainer, TrainOptions
+from sae_fast.training.variants import VARIANTS, Variant, VariantOptions
+
+__all__ = ["VARIANTS", "RunConfig", "StepMetrics", "TrainOptions", "Trainer", "Variant", "VariantOptions", "train"]

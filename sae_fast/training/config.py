@@ -1,71 +1,199 @@
-"""What to train and how: one frozen dataclass, checked when it is made."""
+"""The configuration of a training run: a TOML file, checked whole before anything begins.
 
-from dataclasses import dataclass
-from typing import Literal
+`[model]` and `[corpus]` are those of a release file. A value of a `[[sae]]` table may be a list: the run then trains one SAE
+for each combination, in one pass over the activations.
+"""
 
-from sae_fast.errors import SaeFastError
+import itertools
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
 
-Architecture = Literal["topk", "batchtopk", "jumprelu"]
+from sae_fast.activations.codec import StoreDtype
+from sae_fast.corpus.options import STANDARD_LIBRARY, CorpusOptions
+from sae_fast.errors import ConfigError, nearest
+from sae_fast.lm.options import ModelOptions
+from sae_fast.tables import at_least, parse_table
+from sae_fast.training.trainer import TrainOptions
+from sae_fast.training.variants import VARIANTS, VariantOptions
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Settings of one SAE's training run. Tokens count activation vectors."""
+class ActivationOptions:
+    """`[activations]`: the store that the SAEs are trained on."""
 
-    architecture: Architecture
-    """`topk`, `batchtopk` (Bussmann et al. 2024) or `jumprelu` (Rajamanoharan et al. 2024)."""
-    d_in: int
-    """Width of the activation."""
-    d_sae: int
-    """Number of features."""
-    k: int
-    """Active features per token: exactly (`topk`), on average (`batchtopk`), or the target of the penalty (`jumprelu`)."""
-    hook_name: str
-    """Where in the LM the activation is read."""
-    model_name: str = ""
-    """Name of the LM, for the saved metadata."""
-    context_size: int = 128
-    """Tokens per context, for the saved metadata."""
-    n_tokens: int = 5_000_000
-    """Length of the run; sets the learning-rate schedule."""
-    batch_tokens: int = 2048
-    """Activation vectors per step."""
-    lr: float = 1e-3
-    """Adam's peak learning rate."""
-    threshold_lr: float = 2e-2
-    """Adam's peak learning rate for the logarithm of the thresholds (`jumprelu`)."""
-    warmup_share: float = 0.02
-    """Share of the steps over which the learning rate rises linearly."""
-    decay_share: float = 0.4
-    """Share of the steps, at the end, over which the learning rate falls linearly to zero."""
-    aux_coefficient: float = 1 / 32
-    """Weight of the auxiliary loss that revives dead features (`topk`, `batchtopk`; Gao et al. 2024)."""
-    dead_after_tokens: int = 200_000
-    """A feature counts as dead when it was not active on this many tokens in a row."""
-    l0_coefficient: float = 32.0
-    """Weight of the quadratic L0 penalty (`jumprelu`)."""
-    l0_warmup_share: float = 0.3
-    """Share of the steps over which the L0 penalty rises linearly (`jumprelu`)."""
-    bandwidth: float = 0.1
-    """Width of the straight-through estimator's window (`jumprelu`), in normalised units."""
-    initial_threshold: float = 0.1
-    """Starting value of the thresholds (`jumprelu`), in normalised units."""
-    dead_coefficient: float = 3e-3
-    """Weight of the pre-activation loss that pulls dead features back (`jumprelu`; Conerly et al. 2025)."""
-    seed: int = 0
+    dtype: StoreDtype = "bfloat16"
+    """how rows are stored: `bfloat16`, `float16`, `float32`, or `int8` with a scale to each row"""
+    held_out: float = 0.02
+    """share of the documents that are kept from training, for thresholds and evaluation"""
+    batch_size: int = 32
+    """contexts the LM reads at once"""
+    shard_tokens: int = 131072
+    """positions of a shard: what an interrupted pass loses at most"""
+    folder: str | None = None
+    """where the store is; default: `activations` in the output folder. Several runs may share one"""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.k <= self.d_sae:
-            raise SaeFastError(f"k: expected 1 to d_sae = {self.d_sae}, got {self.k}")
-        if self.warmup_share + self.decay_share > 1:
-            raise SaeFastError(f"warmup_share + decay_share: expected at most 1, got {self.warmup_share + self.decay_share}")
+        at_least("[activations]", "batch_size", self.batch_size, 1)
+        at_least("[activations]", "shard_tokens", self.shard_tokens, 1)
+        if not 0 < self.held_out < 1:
+            raise ConfigError(f"[activations] held_out: expected a share between 0 and 1, got {self.held_out}")
 
-    @property
-    def n_steps(self) -> int:
-        return max(1, self.n_tokens // self.batch_tokens)
 
-    def lr_factor(self, step: int) -> float:
-        """Learning rate at `step`, as a share of `lr`: linear rise, constant, linear fall."""
-        rise = (step + 1) / max(1, round(self.warmup_share * self.n_steps))
-        fall = (self.n_steps - step) / max(1, round(self.decay_share * self.n_steps))
-        return min(1.0, rise, fall)
+@dataclass(frozen=True)
+class OutputOptions:
+    """`[output]`: what is written, and how often."""
+
+    folder: str = "run"
+    """where everything goes: tokens, activations, checkpoints, metrics, report, SAEs"""
+    checkpoint_tokens: int = 5_000_000
+    """activation vectors between checkpoints"""
+    log_steps: int = 50
+    """steps between lines of metrics"""
+    dtype: str = "float32"
+    """of the weights of the finished SAEs: `float32`, `bfloat16` or `float16`"""
+    format: str = "saelens"
+    """of their folders: one of the formats that `sae-fast convert` writes"""
+    tensorboard: bool = False
+    """write metrics for TensorBoard too"""
+    wandb: str | None = None
+    """project on Weights & Biases to send metrics to"""
+    trackio: str | None = None
+    """project of trackio to send metrics to"""
+
+    def __post_init__(self) -> None:
+        at_least("[output]", "checkpoint_tokens", self.checkpoint_tokens, 1)
+        at_least("[output]", "log_steps", self.log_steps, 1)
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise ConfigError(f"[output] dtype: expected float32, bfloat16 or float16, got {self.dtype!r}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole configuration."""
+
+    model: ModelOptions
+    corpus: CorpusOptions
+    sae: Mapping[str, tuple[str, VariantOptions]]
+    """(architecture, options) of every SAE by its name"""
+    train: TrainOptions = field(default_factory=TrainOptions)
+    activations: ActivationOptions = field(default_factory=ActivationOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "RunConfig":
+        """Read the file at `path`; paths in it are relative to it. Raises `ConfigError` that begins with the path."""
+        path = Path(path)
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            return cls.from_dict(content, path.resolve().parent)
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such file", advice="sae-fast train --new FILE writes one to start from") from None
+        except (UnicodeDecodeError, IsADirectoryError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path}: not a TOML file ({error})") from None
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], base: Path | None = None) -> "RunConfig":
+        """Check parsed content. Raises `ConfigError`."""
+        base = base or Path.cwd()
+        tables: dict[str, type[Any]] = {
+            "model": ModelOptions,
+            "corpus": CorpusOptions,
+            "train": TrainOptions,
+            "activations": ActivationOptions,
+            "output": OutputOptions,
+        }
+        for key in content:
+            if key not in tables and key != "sae":
+                raise ConfigError(
+                    f"unknown table [{key}].{nearest(key, [*tables, 'sae'])}", expected=", ".join([*tables, "[sae]"])
+                )
+        for key in ("model", "corpus", "sae"):
+            if not content.get(key):
+                raise ConfigError(f"the table [{key}] is missing")
+        parsed = {key: parse_table(table, content[key], f"[{key}]") for key, table in tables.items() if key in content}
+        parsed["model"] = _located(parsed["model"], base)
+        parsed["corpus"] = _located(parsed["corpus"], base)
+        output = parsed.get("output", OutputOptions())
+        parsed["output"] = replace(output, folder=str(_absolute(base, output.folder)))
+        stored = parsed.get("activations", ActivationOptions())
+        folder = stored.folder or str(Path(parsed["output"].folder) / "activations")
+        parsed["activations"] = replace(stored, folder=str(_absolute(base, folder)))
+        return cls(**parsed, sae=_saes(content["sae"]))
+
+    def as_dict(self) -> dict[str, Any]:
+        """What decides the weights of the SAEs, for checkpoints and reports."""
+        saes = {name: {"architecture": kind, **asdict(options)} for name, (kind, options) in self.sae.items()}
+        stored = {key: value for key, value in asdict(self.activations).items() if key != "folder"}
+        parts = {"model": asdict(self.model), "corpus": asdict(self.corpus), "train": asdict(self.train)}
+        return {**parts, "activations": stored, "sae": saes}
+
+
+def _saes(tables: Any) -> dict[str, tuple[str, VariantOptions]]:
+    if not isinstance(tables, list):
+        raise ConfigError("[sae]: expected an array of tables; write [[sae]] with two brackets")
+    found: dict[str, tuple[str, VariantOptions]] = {}
+    for number, table in enumerate(tables, 1):
+        where = f"[[sae]] number {number}"
+        kind = table.get("architecture")
+        if kind not in VARIANTS:
+            raise ConfigError(f"{where} architecture", expected=f"one of {', '.join(VARIANTS)}", got=repr(kind))
+        for combination, varied in _combinations({key: value for key, value in table.items() if key != "architecture"}, kind):
+            options = parse_table(VARIANTS[kind].Options, combination, where)
+            name = options.name or _default_name(kind, options)
+            if varied and (options.name or name in found):
+                name = "-".join([name, *(f"{key.replace('_', '')}{value}" for key, value in varied.items())])
+            if name in found:
+                raise ConfigError(f"{where}: another SAE is called {name!r} too", advice="Give it a name of its own")
+            found[name] = (kind, options)
+    return found
+
+
+def _combinations(table: Mapping[str, Any], kind: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """(one value to each key, those that vary) for every combination of the lists in a table."""
+    types_of = get_type_hints(VARIANTS[kind].Options)
+    lists = {key: value for key, value in table.items() if isinstance(value, list) and not _takes_list(types_of.get(key))}
+    if empty := [key for key, value in lists.items() if not value]:
+        raise ConfigError(f"[[sae]] {empty[0]}: expected at least one value, got an empty list")
+    combined = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
+    return [({**table, **values}, values) for values in combined]
+
+
+def _takes_list(hint: Any) -> bool:
+    return getattr(hint, "__origin__", None) is tuple
+
+
+def _default_name(kind: str, options: VariantOptions) -> str:
+    """From hook and variant, and what is usually varied: `8-resid-post-topk-16384-k32`."""
+    hook = options.hook_name.removeprefix("blocks.").replace("hook_", "").replace("_", "-").replace(".", "-")
+    size = str(options.d_sae) if options.d_sae is not None else f"x{options.expansion:g}"
+    level = next((f"{key}{getattr(options, name):g}" for key, name in _LEVELS if getattr(options, name, None)), "")
+    seed = f"seed{options.seed}" if options.seed else ""
+    return "-".join(part for part in (hook, kind.replace("_", "-"), size, level, seed) if part)
+
+
+_LEVELS = (("k", "k"), ("l0-", "target_l0"), ("l0c", "l0_coefficient"), ("l1-", "l1_coefficient"), ("n", "max_iterations"))
+
+
+def _located(table: Any, base: Path) -> Any:
+    if table.source == STANDARD_LIBRARY:
+        return table
+    path = _absolute(base, table.source)
+    if path.exists():
+        return replace(table, source=str(path))
+    if table.source.startswith((".", "/", "~")):
+        raise ConfigError(f"source = {table.source!r}: there is no {path}", advice="Paths are relative to the file")
+    return table
+
+
+def _absolute(base: Path, path: str) -> Path:
+    return (base / Path(path).expanduser()).resolve()
+
+
+def option_names(kind: str) -> list[str]:
+    """Keys of a `[[sae]]` table of this architecture."""
+    return [option.name for option in fields(VARIANTS[kind].Options)]

@@ -1,181 +1,188 @@
-"""The training of one SAE, step by step, and the loop that trains several on one stream of activations.
-
-Activations are scaled so that their mean norm is `sqrt(d_in)` (`expected_average_only_in`); `to_sae` folds the factor back, so
-that a trained SAE takes and gives activations in the LM's own units. Decoder rows keep norm one throughout.
-"""
+"""The loop: several SAEs over one stream of activations, each with its own optimizer, and everything needed to go on."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from sae_fast.sae import SAE, SAEConfig
-from sae_fast.training import losses
-from sae_fast.training.config import TrainConfig
+from sae_fast.errors import ArgumentError, ConfigError
+from sae_fast.tables import at_least
+from sae_fast.training.schedules import Schedule, check_schedule, lr_factor
+from sae_fast.training.variants import Loss, Moment, Variant
+
+Batches = Callable[[int], Iterator[Mapping[str, Tensor]]]
+"""Gives the batches {hook: [batch_tokens, d]} of a run from a step on, the same ones every time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """`[train]`: how long and how fast. Tokens count activation vectors."""
+
+    tokens: int = 50_000_000
+    """length of the run; an epoch that ends is followed by the next one in another order"""
+    batch_tokens: int = 4096
+    """activation vectors of a step"""
+    accumulate: int = 1
+    """parts that a batch is cut into, whose gradients are summed before a step: for less memory, or the sparsity of smaller
+    batches"""
+    lr: float = 3e-4
+    """peak learning rate of Adam; a `[[sae]]` table may give its own"""
+    warmup: float = 0.02
+    """share of the steps over which the learning rate rises"""
+    decay: float = 0.2
+    """share of the steps over which it falls at the end (`linear`)"""
+    schedule: Schedule = "linear"
+    """`linear`, `cosine` or `constant`"""
+    beta1: float = 0.9
+    """of Adam"""
+    beta2: float = 0.999
+    """of Adam"""
+    clip_norm: float | None = 1.0
+    """largest norm of a step's gradient, in units of the gradient of the mean loss per dimension; none: no clipping"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """of the products; weights, sums and the optimizer are float32 either way"""
+    seed: int = 0
+    """of the order of the activations"""
+
+    def __post_init__(self) -> None:
+        check_schedule(self.schedule)
+        for name in ("tokens", "batch_tokens", "accumulate"):
+            at_least("[train]", name, getattr(self, name), 1)
+        if self.batch_tokens % self.accumulate:
+            raise ConfigError(f"[train] accumulate: expected a divisor of batch_tokens = {self.batch_tokens}")
+        if not self.lr > 0:
+            raise ConfigError(f"[train] lr: expected a positive number, got {self.lr}")
+        if self.warmup + self.decay > 1:
+            raise ConfigError(f"[train] warmup + decay: expected at most 1, got {self.warmup + self.decay}")
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of the run, the last one rounded up."""
+        return -(-self.tokens // self.batch_tokens)
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What one step saw."""
+    """What one step of one SAE saw."""
 
     step: int
+    """steps done, from 1"""
+    tokens: int
+    """activation vectors seen"""
     loss: float
+    terms: Mapping[str, float]
+    """parts of the loss, unweighted"""
     explained_variance: float
-    """Of this batch, after the step's forward pass: `1 - Σ‖x - x̂‖² / Σ‖x - x̄‖²`."""
+    """of this batch, before the step"""
     l0: float
     n_dead: int
+    lr: float
 
 
-class SAETrainer:
-    """Weights, optimizer and counters of one SAE in training."""
+class Trainer:
+    """The variants, their optimizers, and the step that comes next."""
 
-    def __init__(self, config: TrainConfig, sample: Tensor) -> None:
-        """Initialise from `sample [n, d_in]`: the mean as decoder bias, sampled centred activations as decoder directions."""
-        self.config = config
-        generator = torch.Generator().manual_seed(config.seed)
-        self.scale = config.d_in**0.5 / sample.norm(dim=-1).mean().item()
-        sample = sample * self.scale
-        mean = sample.mean(0)
-        noise = torch.randn(config.d_sae, config.d_in, generator=generator)
-        rows = torch.randint(0, len(sample), (config.d_sae,), generator=generator)
-        directions = (sample[rows] - mean) / (sample[rows] - mean).norm(dim=-1, keepdim=True).clamp(min=1e-6)
-        W_dec = torch.nn.functional.normalize(directions + 0.5 * torch.nn.functional.normalize(noise, dim=-1), dim=-1)
-        self.W_dec = torch.nn.Parameter(W_dec)
-        self.W_enc = torch.nn.Parameter(0.5 * W_dec.T.contiguous())
-        self.b_enc = torch.nn.Parameter(torch.zeros(config.d_sae))
-        self.b_dec = torch.nn.Parameter(mean.clone())
-        self.log_threshold = torch.nn.Parameter(torch.full((config.d_sae,), config.initial_threshold).log())
-        weights = [self.W_dec, self.W_enc, self.b_enc, self.b_dec]
-        groups: list[dict[str, object]] = [{"params": weights, "peak_lr": config.lr}]
-        if config.architecture == "jumprelu":
-            groups.append({"params": [self.log_threshold], "peak_lr": config.threshold_lr})
-        self.weights = weights
-        self.optimizer = torch.optim.Adam(groups, lr=config.lr, betas=(0.9, 0.999), fused=True)
-        self.step_index = 0
-        self.tokens_since_active = torch.zeros(config.d_sae, dtype=torch.int64)
-        self.running_threshold: float | None = None
+    def __init__(self, variants: Mapping[str, Variant], options: TrainOptions) -> None:
+        if not variants:
+            raise ArgumentError("variants", expected="at least one SAE to train", got="none")
+        self.variants, self.options = dict(variants), options
+        self.optimizers = {name: _optimizer(variant, options) for name, variant in variants.items()}
+        for variant in variants.values():
+            variant.compute_dtype = getattr(torch, options.precision)
+        self.step = 0
 
-    def _pre_acts(self, x: Tensor) -> Tensor:
-        return (x - self.b_dec) @ self.W_enc + self.b_enc.to(torch.bfloat16)
+    def run(
+        self,
+        batches: Batches,
+        until: int | None = None,
+        report: Callable[[Mapping[str, StepMetrics]], None] | None = None,
+    ) -> None:
+        """Go on from `step` to the end, or to step `until`; `report` gets the metrics of every step, by name."""
+        end = self.options.n_steps if until is None else min(until, self.options.n_steps)
+        for batch in batches(self.step):
+            if self.step >= end:
+                return
+            metrics = {name: self._train(name, variant, batch) for name, variant in self.variants.items()}
+            self.step += 1
+            if report is not None:
+                report(metrics)
 
-    def _activate(self, pre_acts: Tensor) -> Tensor:
-        config = self.config
-        if config.architecture == "topk":
-            return losses.topk(pre_acts, config.k)
-        if config.architecture == "batchtopk":
-            acts, smallest = losses.batch_topk(pre_acts, config.k)
-            previous = self.running_threshold
-            self.running_threshold = smallest.item() if previous is None else 0.99 * previous + 0.01 * smallest.item()
-            return acts
-        return losses.JumpReLU.apply(pre_acts.relu(), self.log_threshold.exp(), config.bandwidth)
+    def hooks(self) -> list[str]:
+        """Every hook that a variant reads or writes at."""
+        options = [variant.options for variant in self.variants.values()]
+        return list(dict.fromkeys(hook for o in options for hook in (o.hook_name, o.hook_name_out) if hook is not None))
 
-    def _sparsity_loss(self, pre_acts: Tensor, residual: Tensor, dead: Tensor) -> Tensor:
-        config = self.config
-        if config.architecture == "jumprelu":
-            threshold = self.log_threshold.exp()
-            warmup = min(1.0, self.step_index / max(1, config.l0_warmup_share * config.n_steps))
-            penalty = losses.quadratic_l0(pre_acts, threshold, config.k, config.bandwidth)
-            pull = losses.dead_pre_activation(pre_acts, threshold, dead)
-            return warmup * config.l0_coefficient * penalty + config.dead_coefficient * pull
-        power = residual.detach().pow(2).sum(-1).mean()
-        return config.aux_coefficient * power * losses.auxiliary(pre_acts, self.W_dec, residual, dead, config.d_in // 2)
+    def state(self) -> dict[str, Tensor]:
+        """All that a run needs to go on, by name."""
+        tensors = {"step": torch.tensor(self.step)}
+        for name, variant in self.variants.items():
+            tensors |= {f"{name}/weights/{key}": value for key, value in variant.state_dict().items()}
+            for number, state in self.optimizers[name].state_dict()["state"].items():
+                tensors |= {f"{name}/adam/{number}/{key}": torch.as_tensor(value) for key, value in state.items()}
+        return tensors
 
-    def step(self, x: Tensor) -> StepMetrics:
-        """One optimizer step on `x [n, d_in]` in the LM's units."""
-        x = x * self.scale
-        dead = self.tokens_since_active >= self.config.dead_after_tokens
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * self.config.lr_factor(self.step_index)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            pre_acts = self._pre_acts(x)
-            acts = self._activate(pre_acts)
-            x_hat = (acts @ self.W_dec).float() + self.b_dec
-            residual = x - x_hat
-            error = losses.reconstruction(x_hat, x)
-            loss = error + self._sparsity_loss(pre_acts, residual, dead)
-        loss.backward()
-        self._project_decoder_gradient()
-        torch.nn.utils.clip_grad_norm_(self.weights, 10.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True))
-            active = acts.detach() != 0
-            self.tokens_since_active += len(x)
-            self.tokens_since_active[active.any(0)] = 0
-            variance = (x - x.mean(0)).pow(2).sum(-1).mean()
-        self.step_index += 1
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up a run where `state` left it."""
+        self.step = int(tensors["step"])
+        for name, variant in self.variants.items():
+            variant.load_state_dict(_below(tensors, f"{name}/weights/"))
+            adam: dict[int, dict[str, Tensor]] = {}
+            for key, value in _below(tensors, f"{name}/adam/").items():
+                number, _, field = key.partition("/")
+                adam.setdefault(int(number), {})[field] = value
+            optimizer = self.optimizers[name]
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": adam})
+
+    def _train(self, name: str, variant: Variant, batch: Mapping[str, Tensor]) -> StepMetrics:
+        options, optimizer = self.options, self.optimizers[name]
+        factor = lr_factor(self.step, options.n_steps, options.warmup, options.decay, options.schedule)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        x = batch[variant.options.hook_name]
+        y = x if variant.options.hook_name_out is None else batch[variant.options.hook_name_out]
+        moment = Moment(self.step, options.n_steps)
+        losses = []
+        variant.train()
+        for x_part, y_part in zip(x.chunk(options.accumulate), y.chunk(options.accumulate), strict=True):
+            losses.append(variant.loss(x_part, y_part, moment))
+            (losses[-1].total * (len(x_part) / len(x))).backward()
+        variant.after_backward()
+        if options.clip_norm is not None:
+            # The loss sums over the width and its gradient grows with it; SAEs of all widths are clipped alike.
+            torch.nn.utils.clip_grad_norm_(variant.parameters(), options.clip_norm * variant.d_out)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        fired = torch.stack([loss.fired for loss in losses]).sum(0)
+        variant.after_step(fired, len(x))
+        return self._metrics(variant, losses, fired, optimizer.param_groups[0]["lr"])
+
+    def _metrics(self, variant: Variant, losses: list[Loss], fired: Tensor, lr: float) -> StepMetrics:
+        n = sum(loss.n for loss in losses)
+
+        def mean(values: list[Tensor]) -> float:
+            return sum(float(value) * loss.n for value, loss in zip(values, losses, strict=True)) / n
+
+        terms = {name: mean([loss.terms[name] for loss in losses if name in loss.terms]) for name in losses[-1].terms}
+        error = sum(float(loss.squared_error) for loss in losses)
+        deviation = sum(float(loss.squared_deviation) for loss in losses)
         return StepMetrics(
-            step=self.step_index,
-            loss=loss.item(),
-            explained_variance=1 - error.item() / variance.item(),
-            l0=active.sum().item() / len(x),
-            n_dead=int(dead.sum()),
+            step=self.step + 1,
+            tokens=(self.step + 1) * self.options.batch_tokens,
+            loss=mean([loss.total.detach() for loss in losses]),
+            terms=terms,
+            explained_variance=1 - error / max(deviation, 1e-30),
+            l0=float(fired.sum()) / n,
+            n_dead=int(variant.dead.sum()),
+            lr=lr,
         )
 
-    def _project_decoder_gradient(self) -> None:
-        """Remove the gradient's part along each decoder row: the rows only turn."""
-        grad = self.W_dec.grad
-        assert grad is not None
-        grad -= (grad * self.W_dec.detach()).sum(-1, keepdim=True) * self.W_dec.detach()
 
-    @torch.no_grad()
-    def to_sae(self, held_out: Tensor, dtype: torch.dtype = torch.float32) -> SAE:
-        """Return the SAE in the LM's units, with weights in `dtype` and biases and threshold in float32.
-
-        A `batchtopk` threshold is set on `held_out [n, d_in]`, with the rounded weights, to the value at which the mean L0
-        equals k; the paper's running estimate stays in the metadata.
-        """
-        config = self.config
-        metadata: dict[str, object] = {"training_architecture": config.architecture}
-        threshold: Tensor | None = None
-        # Features are left in normalised units (scaled encoder, divided decoder), as SAELens folds the factor.
-        W_enc = (self.W_enc * self.scale).to(dtype)
-        W_dec = (self.W_dec / self.scale).to(dtype)
-        b_enc, b_dec = self.b_enc.detach().clone(), self.b_dec.detach() / self.scale
-        if config.architecture == "jumprelu":
-            threshold = self.log_threshold.exp().detach().clone()
-        elif config.architecture == "batchtopk":
-            threshold = torch.full_like(b_enc, calibrated_threshold(W_enc, b_enc, b_dec, held_out, config.k))
-            metadata["running_threshold"] = self.running_threshold
-        sae_config = SAEConfig(
-            architecture=config.architecture,
-            d_in=config.d_in,
-            d_sae=config.d_sae,
-            hook_name=config.hook_name,
-            model_name=config.model_name,
-            k=None if config.architecture == "jumprelu" else config.k,
-            prepend_bos=True,
-            context_size=config.context_size,
-            apply_b_dec_to_input=True,
-            metadata=metadata,
-        )
-        return SAE(sae_config, W_enc=W_enc, W_dec=W_dec, b_enc=b_enc, b_dec=b_dec, threshold=threshold)
+def _optimizer(variant: Variant, options: TrainOptions) -> torch.optim.Adam:
+    groups: Any = variant.parameter_groups(options.lr)
+    return torch.optim.Adam(groups, lr=options.lr, betas=(options.beta1, options.beta2), fused=True)
 
 
-def calibrated_threshold(W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, x: Tensor, k: int) -> float:
-    """The value that exactly `k * n` pre-activations of `x [n, d_in]` exceed, so that the mean L0 is `k`."""
-    largest = [((rows - b_dec) @ W_enc.float() + b_enc).topk(min(len(b_enc), 8 * k)).values for rows in x.split(4096)]
-    values = torch.cat([rows.flatten() for rows in largest])
-    return values.topk(k * len(x) + 1, sorted=True).values[-1].clamp(min=0).item()
-
-
-def train(
-    trainers: Mapping[str, SAETrainer],
-    batches: Iterator[Mapping[str, Tensor]],
-    report: Callable[[Mapping[str, StepMetrics]], None] | None = None,
-) -> None:
-    """Step every trainer on its hook's activations until each has done its steps, or the batches end.
-
-    `batches` yields `{hook_name: [batch_tokens, d_in]}`; `report` gets the metrics of every step, by trainer.
-    """
-    n_steps = max(trainer.config.n_steps for trainer in trainers.values())
-    for _, batch in zip(range(n_steps), batches, strict=False):
-        metrics = {
-            name: trainer.step(batch[trainer.config.hook_name])
-            for name, trainer in trainers.items()
-            if trainer.step_index < trainer.config.n_steps
-        }
-        if report is not None:
-            report(metrics)
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -134,6 +134,8 @@ class Variant(nn.Module, ABC):
     def __init__(self, options: Any, start: Start) -> None:
         super().__init__()
         self.options = options
+        self.compute_dtype = torch.float32
+        """dtype in which inputs and weights are multiplied; sums, weights and gradients are float32 or wider"""
         self.d_in, self.d_out = start.x.shape[1], start.y.shape[1]
         self.d_sae = options.features(self.d_in)
         self.is_transcoder = options.hook_name_out is not None
@@ -249,17 +251,31 @@ class Variant(nn.Module, ABC):
         """What is encoded: `x - b_dec` for an SAE, `x` for a transcoder."""
         return x if self.is_transcoder else x - self.b_dec
 
+    def narrowed(self, weights: Tensor) -> Tensor:
+        """Weights as they enter a product."""
+        is_wide = self.compute_dtype == torch.float32
+        return weights if is_wide else weights.to(self.compute_dtype)
+
+    @property
+    def encoder(self) -> Tensor:
+        """`W_enc.T` [d_in, d_sae] as `ops` take it."""
+        return self.narrowed(self.W_enc).T
+
+    def product(self, x: Tensor, rows: Tensor) -> Tensor:
+        """`x @ rows.T` of narrowed operands, in the dtype of `x`."""
+        return (self.narrowed(x) @ self.narrowed(rows).T).to(x.dtype)
+
     def pre_acts(self, x: Tensor, features: Tensor | None = None) -> Tensor:
         """Dense pre-activations of centred inputs, of all features or some (a boolean mask)."""
         rows, bias = (self.W_enc, self.b_enc) if features is None else (self.W_enc[features], self.b_enc[features])
-        return torch.addmm(bias, x, rows.T)
+        return self.product(x, rows) + bias
 
     def decoded(self, acts: SparseActs | Tensor, x: Tensor) -> Tensor:
         """The output for scaled inputs `x`, skip term included, from sparse or dense activations."""
         y_hat = (
-            ops.decode(acts, self.W_dec, self.b_dec)
+            ops.decode(acts, self.narrowed(self.W_dec), self.b_dec)
             if isinstance(acts, SparseActs)
-            else torch.addmm(self.b_dec, acts, self.W_dec)
+            else self.product(acts, self.W_dec.T) + self.b_dec
         )
         return y_hat if self.W_skip is None else y_hat + x @ self.W_skip.T
 

@@ -70,7 +70,7 @@ class BatchTopK(TopK):
 
     def select(self, x: Tensor) -> SparseActs:
         """Activations of centred inputs; follows the smallest that is kept."""
-        acts = ops.encode_batch_topk(x, self.W_enc.T, self.b_enc, min(self.options.k, self.d_sae))
+        acts = ops.encode_batch_topk(x, self.encoder, self.b_enc, min(self.options.k, self.d_sae))
         if self.training and acts.nnz:
             decay = self.options.threshold_decay
             self.running_threshold.mul_(decay).add_((1 - decay) * float(acts.values.detach().min()))
@@ -112,7 +112,7 @@ class Matryoshka(BatchTopK):
         y_hat, errors, begin = self.decoded(_of_features(acts, 0, 0), x), [], 0
         nothing = torch.zeros_like(self.b_dec)
         for size in self.group_sizes:
-            y_hat = y_hat + ops.decode(_of_features(acts, begin, begin + size), self.W_dec, nothing)
+            y_hat = y_hat + ops.decode(_of_features(acts, begin, begin + size), self.narrowed(self.W_dec), nothing)
             errors.append((y - y_hat).square().sum() / len(y))
             begin += size
         loss = self.reconstruction(y, y_hat, acts)

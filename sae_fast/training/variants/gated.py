@@ -33,10 +33,10 @@ class Gated(Variant):
         norms = self.W_dec.norm(dim=1)
         if isinstance(gate, SparseActs):
             l1 = weighted_l1(gate.values, norms[gate.col_indices.long()], len(x))
-            rebuilt = ops.decode(gate, self.W_dec.detach(), self.b_dec.detach())
+            rebuilt = ops.decode(gate, self.narrowed(self.W_dec.detach()), self.b_dec.detach())
         else:
             l1 = weighted_l1(gate, norms, len(x))
-            rebuilt = torch.addmm(self.b_dec.detach(), gate, self.W_dec.detach())
+            rebuilt = self.product(gate, self.W_dec.detach().T) + self.b_dec.detach()
         if self.W_skip is not None:
             rebuilt = rebuilt + x @ self.W_skip.detach().T
         aux = (y - rebuilt).square().sum() / len(x)
@@ -45,7 +45,7 @@ class Gated(Variant):
         return loss
 
     def _dense(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        h = inputs @ self.W_enc.T
+        h = self.product(inputs, self.W_enc)
         gate = h + self.b_enc
         return (gate > 0) * (self.r_mag.exp() * h + self.b_mag).relu(), gate.relu()
 
@@ -53,8 +53,8 @@ class Gated(Variant):
         """Gate and magnitude are two thresholds on one product (see `SAE`)."""
         zeros, gain = torch.zeros_like(self.b_enc), self.r_mag.exp()
         threshold = torch.maximum(-self.b_enc, -self.b_mag / gain).detach()
-        acts = ops.encode_threshold(inputs, self.W_enc.T, zeros, threshold, gain, self.b_mag)
-        return acts, ops.encode_threshold(inputs, self.W_enc.T, self.b_enc, zeros)
+        acts = ops.encode_threshold(inputs, self.encoder, zeros, threshold, gain, self.b_mag)
+        return acts, ops.encode_threshold(inputs, self.encoder, self.b_enc, zeros)
 
     def threshold_of(self, held_out: HeldOut) -> Tensor | None:
         """None: it follows from the biases."""

@@ -80,7 +80,7 @@ class JumpReLU(Variant):
             pre_acts = self.pre_acts(inputs)
             return pre_acts, threshold.expand_as(pre_acts), None
         lowest = (threshold - self.options.bandwidth / 2).detach()
-        entries = ops.encode_threshold(inputs, self.W_enc.T, self.b_enc, lowest)
+        entries = ops.encode_threshold(inputs, self.encoder, self.b_enc, lowest)
         return entries.values, threshold[entries.col_indices.long()], entries
 
     def _penalty(self, near: Tensor, values: Tensor, threshold: Tensor, entries: SparseActs | None, n: int) -> Tensor:

@@ -56,7 +56,7 @@ class Standard(Variant):
             acts = values = self.pre_acts(inputs).relu()
             norms = self.W_dec.norm(dim=1)
         else:
-            acts = ops.encode_threshold(inputs, self.W_enc.T, self.b_enc, torch.zeros_like(self.b_enc))
+            acts = ops.encode_threshold(inputs, self.encoder, self.b_enc, torch.zeros_like(self.b_enc))
             values, norms = acts.values, self.W_dec.norm(dim=1)[acts.col_indices.long()]
         loss = self.reconstruction(y, self.decoded(acts, x), acts)
         l1 = weighted_l1(values, norms, len(x), options.lp_norm)

@@ -38,7 +38,7 @@ class TopK(Variant):
 
     def select(self, x: Tensor) -> SparseActs:
         """Activations of centred inputs."""
-        return ops.encode_topk(x, self.W_enc.T, self.b_enc, min(self.options.k, self.d_sae))
+        return ops.encode_topk(x, self.encoder, self.b_enc, min(self.options.k, self.d_sae))
 
     def objective(self, x: Tensor, y: Tensor, moment: Moment) -> Loss:
         """`mean ‖y - ŷ‖² + c · aux`."""
