@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 D_IN, D_SAE, D_OUT = 12, 96, 10
 TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
+UNFOLDABLE = ("matching_pursuit", "temporal")
 TEMPORAL = {"n_heads": 2, "n_attn_layers": 2, "bottleneck_factor": 4, "kval_topk": 6}
 
 INFERENCE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -102,7 +103,11 @@ def write_inference(folder: Path, architecture: str, changes: dict[str, Any], se
     sae = SAE.get_sae_class_for_architecture(architecture)(config)
     randomise(sae, seed)
     sae.save_model(folder)
-    expect(sae, folder, inputs(seed, changes.get("reshape_activations") == "hook_z"))
+    x = inputs(seed, changes.get("reshape_activations") == "hook_z")
+    expect(sae, folder, x)
+    if architecture not in UNFOLDABLE and ("topk" not in architecture or changes.get("rescale_acts_by_decoder_norm")):
+        sae.fold_W_dec_norm()
+        expect(sae, folder, x, "folded")
 
 
 def write_training(folder: Path, architecture: str, changes: dict[str, Any], seed: int, normalisation: str) -> None:

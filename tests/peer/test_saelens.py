@@ -129,11 +129,14 @@ def build(name: str) -> SAE:
 def assert_same_as_expected(folder: Path) -> None:
     expected = load_file(folder / "expected.safetensors")
     assert_agree(sae_fast.load(folder), expected["x"], expected["acts"], expected["output"])
+    if (folder / "folded.safetensors").is_file():
+        folded = load_file(folder / "folded.safetensors")
+        assert_agree(sae_fast.load(folder, fold_decoder_norm=True), folded["x"], folded["acts"], folded["output"])
 
 
 @pytest.mark.parametrize("name", THEIRS_INFERENCE)
 def test_what_saelens_saves_loads_here(name: str, written: Path) -> None:
-    """Every inference architecture, with every normalisation and reshaping that changes what it computes."""
+    """Every inference architecture, with every normalisation and reshaping, as published and with decoder norms folded."""
     assert_same_as_expected(written / "inference" / name)
 
 
