@@ -12,7 +12,9 @@ from torch import Tensor
 
 import sae_fast
 from sae_fast.errors import ArgumentError, FormatError, NonFiniteError
-from sae_fast.formats import info
+from sae_fast.formats import info, saelens
+from sae_fast.formats._description import Given
+from sae_fast.sources import open_source
 
 ARCHITECTURES = ("standard", "gated", "topk", "jumprelu", "batchtopk")
 by_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -281,3 +283,28 @@ def test_metadata_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="metadata cannot be written as JSON"):
         sae_fast.SAE(cfg, **sae.tensors()).save(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_catalogue_knows_better(tmp_path: Path) -> None:
+    """Its overrides of normalisation and of the model's loading hold, as in SAELens; names fill in what the file leaves open."""
+    folder = tiny.sae(tmp_path / "sae")
+    told = {
+        "normalize_activations": "constant_norm_rescale",
+        "model_from_pretrained_kwargs": {"center_writing_weights": True},
+        "model_name": "another",
+        "layer": 1,
+    }
+
+    description = saelens.describe(open_source(folder), Given(metadata=told))
+
+    assert description is not None
+    cfg = description.cfg
+    assert (cfg.normalize_activations, cfg.centred, cfg.model_name) == ("constant_norm_rescale", True, "tiny")
+    assert cfg.metadata["model_from_pretrained_kwargs"] == {"center_writing_weights": True}
+
+
+def test_the_head_of_an_sae_of_one_head_is_kept(tmp_path: Path) -> None:
+    """It encodes that head's activation; which one it is stays in the metadata."""
+    folder = edit(tiny.sae(tmp_path / "sae"), metadata={"hook_name": "blocks.0.attn.hook_q", "hook_head_index": 3})
+
+    assert sae_fast.load(folder).cfg.metadata == {"hook_head_index": 3}
