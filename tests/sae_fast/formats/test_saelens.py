@@ -286,7 +286,7 @@ def test_metadata_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_catalogue_knows_better(tmp_path: Path) -> None:
-    """Its overrides of normalisation and of the model's loading hold, as in SAELens; names fill in what the file leaves open."""
+    """Its overrides of normalisation and of the model's loading hold, as in SAELens; names fill in what files leave open."""
     folder = tiny.sae(tmp_path / "sae")
     told = {
         "normalize_activations": "constant_norm_rescale",
