@@ -108,7 +108,7 @@ def test_readme_example_runs() -> None:
     assert re.search(r"^\d+\.\d features per token, squared error \d+\.\d+$", result.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["contrast.md", "attribution.md"])
+@pytest.mark.parametrize("name", ["contrast.md", "attribution.md", "models.md"])
 def test_examples_of_a_page_run(name: str, tmp_path: Path) -> None:
     """The Python blocks of a page run one after the other, on the demo's model and SAEs."""
     if not (ROOT / "sitegen" / "demo" / "saes" / "topk").is_dir():
