@@ -10,7 +10,7 @@ from torch import Tensor
 from sae_fast.config import SAEConfig
 from sae_fast.errors import ArgumentError
 from sae_fast.formats._files import json_writer, pickle_writer, write_files
-from sae_fast.formats._recentred import recentred
+from sae_fast.formats._rewriting import recentred, unscaled
 from sae_fast.sae import SAE
 
 _ADVICE = "Save it as 'sae_fast', which holds every SAE"
@@ -36,6 +36,8 @@ def save(sae: SAE, folder: Path) -> None:
     not; where the SAE does otherwise, the encoder's bias makes up for it. A BatchTopK SAE has one threshold for all features in
     this format, and becomes a JumpReluAutoEncoder where it has several.
     """
+    _check_whole(sae)
+    sae = unscaled(sae)
     _check(sae)
     if sae.cfg.rescale_acts_by_decoder_norm:
         sae = sae.fold_decoder_norm()
@@ -47,11 +49,14 @@ def save(sae: SAE, folder: Path) -> None:
     write_files(folder, writers)
 
 
+def _check_whole(sae: SAE) -> None:
+    if not sae.has_decoder:
+        raise ArgumentError("W_dec: dictionary_learning saves whole SAEs, and this one has no decoder", advice=_ADVICE)
+
+
 def _check(sae: SAE) -> None:
     """Raise `ArgumentError` for what dictionary_learning cannot compute."""
     cfg = sae.cfg
-    if not sae.has_decoder:
-        raise ArgumentError("W_dec: dictionary_learning saves whole SAEs, and this one has no decoder", advice=_ADVICE)
     if cfg.architecture not in ("standard", "gated", "topk", "jumprelu", "batchtopk"):
         raise ArgumentError(f"dictionary_learning has no {cfg.architecture} SAEs", advice=_ADVICE)
     reasons = {

@@ -5,6 +5,7 @@ from typing import Any
 
 from sae_fast.config import SAEConfig
 from sae_fast.errors import ArgumentError
+from sae_fast.formats._rewriting import unscaled
 from sae_fast.formats._saelens_config import BATCH_ARCHITECTURES, OWN_FIELDS
 from sae_fast.sae import SAE
 
@@ -14,12 +15,18 @@ LAYOUT_VERSION = "6.0.0"
 _ADVICE = "Save it as 'sae_fast', which holds every SAE"
 
 
-def settings_of(sae: SAE) -> dict[str, Any]:
-    """The content of cfg.json. Raises `ArgumentError` for what SAELens has no architecture for."""
-    cfg = sae.cfg
+def writable(sae: SAE) -> SAE:
+    """The same function as SAELens can hold it. Raises `ArgumentError` for what it has no architecture for."""
     if not sae.has_decoder:
         raise ArgumentError("W_dec: SAELens saves whole SAEs, and this one was loaded without its decoder", advice=_ADVICE)
-    _check(cfg)
+    sae = unscaled(sae)
+    _check(sae.cfg)
+    return sae
+
+
+def settings_of(sae: SAE) -> dict[str, Any]:
+    """The content of cfg.json."""
+    cfg = sae.cfg
     settings: dict[str, Any] = {
         "architecture": _architecture(cfg),
         "d_in": cfg.d_in,

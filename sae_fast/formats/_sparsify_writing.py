@@ -5,7 +5,7 @@ from pathlib import Path
 from sae_fast.config import SAEConfig
 from sae_fast.errors import ArgumentError
 from sae_fast.formats._files import json_writer, safetensors_writer, write_files
-from sae_fast.formats._recentred import recentred
+from sae_fast.formats._rewriting import recentred, unscaled
 from sae_fast.sae import SAE
 
 _ADVICE = "Save it as 'sae_fast', which holds every SAE"
@@ -18,8 +18,10 @@ def save(sae: SAE, folder: Path) -> None:
     b_dec from the input of what is no transcoder; where the SAE does not, the encoder's bias makes up for it. Where it rescales
     activations by decoder norm, the norms are folded. Hooks are not part of the format: it names its folders after them.
     """
+    _check_whole(sae)
+    sae = unscaled(sae)
     cfg = sae.cfg
-    _check(sae)
+    _check(cfg)
     if cfg.rescale_acts_by_decoder_norm:
         sae = sae.fold_decoder_norm()
     transcode = cfg.transcoder or (cfg.skip and not cfg.apply_b_dec_to_input)
@@ -41,11 +43,13 @@ def save(sae: SAE, folder: Path) -> None:
     write_files(folder, {"sae.safetensors": safetensors_writer(tensors), "cfg.json": json_writer(settings)})
 
 
-def _check(sae: SAE) -> None:
-    """Raise `ArgumentError` for what sparsify cannot compute."""
-    cfg = sae.cfg
+def _check_whole(sae: SAE) -> None:
     if not sae.has_decoder:
         raise ArgumentError("W_dec: sparsify saves whole SAEs, and this one was loaded without its decoder", advice=_ADVICE)
+
+
+def _check(cfg: SAEConfig) -> None:
+    """Raise `ArgumentError` for what sparsify cannot compute."""
     if cfg.architecture not in ("topk", "groupmax"):
         raise ArgumentError("architecture", expected="topk or groupmax for sparsify", got=cfg.architecture, advice=_ADVICE)
     if reason := _cannot(cfg):

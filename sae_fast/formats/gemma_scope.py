@@ -20,6 +20,7 @@ from sae_fast.errors import ArgumentError, FormatError
 from sae_fast.formats._description import Description, Given, Stored
 from sae_fast.formats._files import write_files
 from sae_fast.formats._places import layer_of
+from sae_fast.formats._rewriting import unscaled
 from sae_fast.formats._settings import make_config
 from sae_fast.sae import SAE
 from sae_fast.sources import Source
@@ -57,11 +58,15 @@ def save(sae: SAE, folder: Path) -> None:
     standard, jumprelu and batchtopk SAEs can be written, without input normalisation; `ArgumentError` otherwise. bfloat16
     weights are widened to float32, which is exact, and a subtracted `b_dec` is folded into `b_enc`.
     """
+    sae = unscaled(sae)
     cfg = sae.cfg
     if cfg.architecture not in ("standard", "jumprelu", "batchtopk"):
         raise ArgumentError("architecture", expected="standard, jumprelu or batchtopk for Gemma Scope", got=cfg.architecture)
-    if cfg.normalize_activations != "none" or cfg.d_out != cfg.d_in:
-        raise ArgumentError("Gemma Scope's format has no input normalisation and no d_out")
+    if cfg.normalize_activations != "none" or cfg.d_out != cfg.d_in or cfg.skip or cfg.hook_names_out:
+        raise ArgumentError(
+            "Gemma Scope's format has no input normalisation, no d_out, no skip term and no other layers",
+            advice="Save it as 'sae_fast', which holds every SAE",
+        )
     bias, threshold = sae.threshold_form()
     tensors = {"W_dec": sae.W_dec, "W_enc": sae.W_enc, "b_dec": sae.b_dec, "b_enc": bias, "threshold": threshold}
     arrays = {}

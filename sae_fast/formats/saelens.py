@@ -16,7 +16,7 @@ from sae_fast.formats._description import Description, Given, Stored, Tensors
 from sae_fast.formats._files import json_writer, safetensors_writer, write_files
 from sae_fast.formats._saelens_config import ParsedConfig, parse
 from sae_fast.formats._saelens_folding import Whitening, fold_finetuning, fold_norms, fold_scale, fold_whitening
-from sae_fast.formats._saelens_writing import settings_of
+from sae_fast.formats._saelens_writing import settings_of, writable
 from sae_fast.formats._settings import Settings
 from sae_fast.sae import SAE
 from sae_fast.sources import Source, TensorFile
@@ -52,6 +52,7 @@ def save(sae: SAE, folder: Path) -> None:
 
     Raises `ArgumentError` for what SAELens has no architecture for: groupmax, cross-layer layers, encoders alone.
     """
+    sae = writable(sae)
     settings = json_writer(settings_of(sae))
     write_files(folder, {WEIGHTS: safetensors_writer(sae.tensors()), CONFIG: settings})
 

@@ -187,16 +187,19 @@ def small(architecture: str = "standard", **config: Any) -> SAE:
     return SAE(cfg, W_enc=normal(1, 8, 32), W_dec=normal(2, 32, *out), b_dec=normal(5, *out), b_enc=normal(3, 32))
 
 
+def scaled_pursuit() -> SAE:
+    scaled = {"normalize_activations": "constant_scalar_rescale", "input_scale": 2.0}
+    cfg = SAEConfig(architecture="matching_pursuit", d_in=8, d_sae=32, **scaled)  # type: ignore[arg-type]
+    return SAE(cfg, W_dec=normal(2, 32, 8), b_dec=normal(5, 8))
+
+
 @pytest.mark.parametrize(
     ("sae", "message"),
     [
         (small("groupmax", k=4), "architecture: expected what SAELens has an architecture for, got 'groupmax'"),
         (small(hook_names_out=("a", "b")), "hook_names_out: expected what SAELens"),
         (small("topk", k=4, transcoder=True), "transcoder: expected what SAELens"),
-        (
-            small(normalize_activations="constant_scalar_rescale", input_scale=2.0),
-            "normalize_activations: expected what",
-        ),
+        (scaled_pursuit(), "normalize_activations: expected what"),
         (small().replace(W_dec=None), "W_dec: SAELens saves whole SAEs"),
     ],
     ids=["groupmax", "cross-layer", "topk-transcoder", "scaled", "encoder-only"],

@@ -33,11 +33,20 @@ def build(architecture: str = "standard", dtype: torch.dtype = torch.float32, **
     return SAE(cfg, **narrow)
 
 
+SCALED = {"normalize_activations": "constant_scalar_rescale", "input_scale": 0.3}
+
+
 def x() -> torch.Tensor:
     return normal(9, 30, D_IN)
 
 
 CASES = [
+    ("saelens", "jumprelu", SCALED),
+    ("saelens", "topk", {**SCALED, "k": 4, "rescale_acts_by_decoder_norm": True, "apply_b_dec_to_input": True}),
+    ("saelens", "standard", {**SCALED, "transcoder": True, "skip": True}),
+    ("gemma_scope", "jumprelu", {**SCALED, "apply_b_dec_to_input": True}),
+    ("sparsify", "topk", {**SCALED, "k": 4}),
+    ("dictionary_learning", "gated", SCALED),
     ("sparsify", "topk", {"k": 4, "apply_b_dec_to_input": True}),
     ("sparsify", "topk", {"k": 4}),
     ("sparsify", "topk", {"k": 4, "rescale_acts_by_decoder_norm": True}),
@@ -109,6 +118,8 @@ def test_dictionary_learning_keeps_where_it_was_trained(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "sae", "message"),
     [
+        ("gemma_scope", build(transcoder=True, skip=True), "Gemma Scope's format has no"),
+        ("gemma_scope", build(hook_names_out=("a", "b")), "Gemma Scope's format has no"),
         ("sparsify", build(), "architecture: expected topk or groupmax for sparsify, got standard"),
         ("sparsify", build("abstopk", k=4), "got abstopk"),
         ("sparsify", build("topk", k=4, normalize_activations="layer_norm"), "sparsify has no input normalisation"),
