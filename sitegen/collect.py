@@ -19,9 +19,9 @@ from sae_fast.corpus.batch import Batch, batches, part_contexts
 from sae_fast.corpus.tokens import COUNTED, TokenDataset
 from sae_fast.lm import LanguageModel
 from sae_fast.lm.splice import sae_input
+from sae_fast.progress import Advance
 from sitegen.activation_index import ActivationIndexWriter
 from sitegen.errors import MismatchError, NonFiniteError
-from sitegen.progress import Advance
 
 VERSION = 2
 """Raised when the same inputs give another index."""

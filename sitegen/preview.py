@@ -9,10 +9,11 @@ from pathlib import Path
 
 from sae_fast.corpus import Corpus, Document, open_corpus
 from sae_fast.corpus.tokens import TokenDataset
+from sae_fast.progress import duration, size
 from sitegen.activation_index import ActivationIndex
 from sitegen.errors import ReleaseError
 from sitegen.plan import Plan, make_plan
-from sitegen.progress import Progress, duration, size
+from sitegen.progress import Progress
 from sitegen.recipe import build_id
 from sitegen.record_files import RecordFiles
 from sitegen.records import FeatureId, FeatureRecord

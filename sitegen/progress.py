@@ -4,20 +4,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from sae_fast.progress import LOG_INTERVAL_S, Advance, duration
+
 DELAY_S = 2.0
 """A step that is over sooner shows no bar."""
-LOG_INTERVAL_S = 10.0
-"""Between two lines where the output is not a terminal."""
-
-
-class Advance(Protocol):
-    """What a step calls with the number of units finished since its last call."""
-
-    def __call__(self, n: int, /) -> None: ...
 
 
 class Progress:
@@ -70,24 +64,3 @@ def _update(bar: Any, n: int) -> None:
 
 def _ignore(n: int, /) -> None:
     pass
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as text: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def size(n_bytes: float) -> str:
-    """Return a number of bytes as text, in powers of ten: `820 B`, `12.3 kB`, `4.5 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} TB"

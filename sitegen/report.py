@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from sitegen.progress import duration, size
+from sae_fast.progress import duration, size
 from sitegen.stages import StageReport
 
 

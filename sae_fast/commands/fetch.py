@@ -31,10 +31,10 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def run(options: argparse.Namespace) -> None:
     """Fetch one after the other, and say where the files are."""
     from sae_fast.formats import fetch
-    from sae_fast.sources.progress import size_text
+    from sae_fast.progress import size
 
     for source in options.sources:
         files = fetch(source, options.mirror)
-        say(f"{source}: {len(files)} files, {size_text(sum(file.stat().st_size for file in files))}")
+        say(f"{source}: {len(files)} files, {size(sum(file.stat().st_size for file in files))}")
         for file in files if options.mirror else ():
             say(f"  {file}")

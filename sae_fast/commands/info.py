@@ -83,11 +83,11 @@ def _architecture(cfg: "SAEConfig") -> str:
 
 
 def _files(found: "SourceInfo") -> str:
-    from sae_fast.sources.progress import size_text
+    from sae_fast.progress import size
 
     sizes = found.file_bytes
-    total = None if None in sizes.values() else sum(size or 0 for size in sizes.values())
-    return f"{', '.join(sizes)}, {size_text(total)}{' to fetch' if found.is_to_be_fetched else ''}"
+    total = "of unknown size" if None in sizes.values() else size(sum(n or 0 for n in sizes.values()))
+    return f"{', '.join(sizes)}, {total}{' to fetch' if found.is_to_be_fetched else ''}"
 
 
 def _as_json(found: "SourceInfo") -> dict[str, object]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_fast.errors import SourceError
-from sae_fast.sources.progress import size_text
+from sae_fast.progress import size as size_text
 from sae_fast.sources.token import hub_home
 
 GIT_DIGITS = 40

@@ -6,6 +6,9 @@ import time
 from types import TracebackType
 from typing import Self
 
+from sae_fast.progress import duration
+from sae_fast.progress import size as size_of
+
 ANNOUNCED = 1 << 20
 """Smallest transfer that is announced, in bytes."""
 FIRST_AFTER_S = 2.0
@@ -25,7 +28,8 @@ class Progress:
         self._is_silent = bool(os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS")) or (size is not None and size < ANNOUNCED)
         self._has_line = False
         if not self._is_silent:
-            sys.stderr.write(f"sae-fast: {what}, {size_text(size)}\n")
+            how_much = "of unknown size" if size is None else size_of(size)
+            sys.stderr.write(f"sae-fast: {what}, {how_much}\n")
             sys.stderr.flush()
 
     def at(self, done: int) -> None:
@@ -46,10 +50,10 @@ class Progress:
     def text(self, now: float) -> str:
         """How far it is, as `45 %, 136.1 MB of 302.4 MB, 21.3 MB/s, 8 s left`."""
         rate = (self.done - (self._first or 0)) / max(now - self._begun, 1e-3)
-        parts = [size_text(self.done), f"{size_text(int(rate))}/s"]
+        parts = [size_of(self.done), f"{size_of(int(rate))}/s"]
         if self.size:
-            parts[0] = f"{self.done / self.size:.0%}, {parts[0]} of {size_text(self.size)}"
-            parts += [f"{duration_text((self.size - self.done) / rate)} left"] if rate > 0 else []
+            parts[0] = f"{self.done / self.size:.0%}, {parts[0]} of {size_of(self.size)}"
+            parts += [f"{duration((self.size - self.done) / rate)} left"] if rate > 0 else []
         return ", ".join(parts)
 
     def __enter__(self) -> Self:
@@ -58,20 +62,3 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._has_line and self._on_terminal:
             sys.stderr.write("\n")
-
-
-def size_text(n_bytes: int | None) -> str:
-    """A number of bytes as one reads it: `302.4 MB`."""
-    if n_bytes is None:
-        return "of unknown size"
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= scale:
-            return f"{n_bytes / scale:,.1f} {unit}"
-    return f"{n_bytes} bytes"
-
-
-def duration_text(seconds: float) -> str:
-    """A duration as one reads it: `8 s`, `3 min`, `2.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -103,8 +103,11 @@ def declared_bytes(file: BinaryIO) -> int:
     return sum(storage.numel * storage.dtype.itemsize for storage in index.storages.values())
 
 
-class _Index(pickle.Unpickler):
-    """Knows what an index of tensors is made of."""
+class _Index(pickle._Unpickler):
+    """Knows what an index of tensors is made of.
+
+    The unpickler in Python: the one in C takes memory for whatever number of remembered objects an index speaks of.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)

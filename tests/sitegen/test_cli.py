@@ -189,6 +189,6 @@ def test_progress_is_a_line_in_a_log_and_silent_when_short() -> None:
 @pytest.mark.parametrize(("seconds", "expected"), [(0.42, "0.4 s"), (59.4, "59 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")])
 def test_durations_read_well(seconds: float, expected: str) -> None:
     """Seconds, minutes and hours."""
-    from sitegen.progress import duration
+    from sae_fast.progress import duration
 
     assert expected == duration(seconds)

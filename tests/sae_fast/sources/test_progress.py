@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from sae_fast.sources import progress
-from sae_fast.sources.progress import Progress, duration_text, size_text
+from sae_fast.sources.progress import Progress
 
 
 @pytest.fixture
@@ -50,9 +50,3 @@ def test_small_and_silenced_transfers_say_nothing(
         transfer.add(500)
 
     assert capsys.readouterr().err == ""
-
-
-def test_sizes_and_durations_read_well() -> None:
-    """Units fit the number."""
-    assert [size_text(n) for n in (None, 12, 4096, 19_200_000_000)] == ["of unknown size", "12 bytes", "4.1 kB", "19.2 GB"]
-    assert [duration_text(s) for s in (8.4, 89, 200, 9000)] == ["8 s", "89 s", "3 min", "2.5 h"]
