@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sae_fast import catalogue, errors, evaluation, formats, lm, ops, training
+    from sae_fast import attribution, catalogue, contrast, errors, evaluation, formats, lm, ops, training
     from sae_fast.config import SAEConfig
     from sae_fast.errors import SaeFastError
     from sae_fast.formats import load
@@ -26,7 +26,9 @@ __all__ = [
     "SAEConfig",
     "SaeFastError",
     "SparseActs",
+    "attribution",
     "catalogue",
+    "contrast",
     "errors",
     "evaluation",
     "formats",

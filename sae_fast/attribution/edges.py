@@ -93,44 +93,52 @@ class _Recorded:
 
 def _record(lm: LanguageModel, prompt: Prompt, batch: int, freeze: bool) -> _Recorded:
     found = _Recorded(batch)
-    tokens = "tokens"
     reads = {site.place.read for site in prompt.sites}
     hooks = dict.fromkeys([STREAM, *reads, *prompt.output])
 
-    def at(hook: str, state: Frozen) -> Edit:
+    def at(hook: str, state: Frozen | None) -> Edit:
         def edit(y: Tensor) -> Tensor:
             if hook == STREAM:
-                y = found.leaves[tokens] = y.detach().requires_grad_()
+                y = found.leaves["tokens"] = y.detach().requires_grad_()
             if hook in reads:
-                held = state.last if hook.endswith("hook_normalized") and state.last is not None else y
-                found.reads[hook] = held
-            return _cut(prompt, found, hook, y) if hook in prompt.output else y
+                found.reads[hook] = y
+            return _cut(prompt, found, hook, y, state) if hook in prompt.output else y
 
         return edit
 
-    def run(state: Frozen) -> Tensor:
+    def run(state: Frozen | None) -> Tensor:
         edits = {hook: at(hook, state) for hook in hooks}
-        return lm.logits(prompt.token_ids.expand(batch, -1), edits=edits, grad=True)[:, -1].float()
+        logits = lm.logits(prompt.token_ids.expand(batch, -1), edits=edits, grad=True)[:, -1].float()
+        found.reads |= {hook: _linear(hook, value, state) for hook, value in found.reads.items()}
+        return logits
 
     if freeze:
         with frozen(lm) as state:
             logits = run(state)
     else:
-        logits = run(Frozen())
+        logits = run(None)
     cap = lm.unembed().softcap
     found.logits = logits if cap is None else cap * torch.atanh((logits / cap).clamp(-1 + 1e-7, 1 - 1e-7))
     return found
 
 
-def _cut(prompt: Prompt, found: _Recorded, hook: str, y: Tensor) -> Tensor:
+def _linear(hook: str, value: Tensor, state: Frozen | None) -> Tensor:
+    """What an SAE reads, as a linear function of the stream where norms are held."""
+    return value if state is None or not hook.endswith("hook_normalized") else state.held(value)
+
+
+def _cut(prompt: Prompt, found: _Recorded, hook: str, y: Tensor, state: Frozen | None) -> Tensor:
     """The same values as a leaf; skip terms of transcoders stay connected to what they read."""
     new = found.leaves[hook] = y.detach().requires_grad_()
     for site in prompt.sites:
         sae = site.place.sae
         if hook == site.place.writes[0] and sae.W_skip is not None:
-            x = sae_input(sae, found.reads[site.place.read], site.place.read)
+            read = _linear(site.place.read, found.reads[site.place.read], state)
+            x = sae_input(sae, read, site.place.read)
             skipped = (x.to(sae.b_dec.dtype) @ sae.W_skip.to(sae.b_dec.dtype).T).to(new)
             new = new + (skipped - skipped.detach())
+    if state is not None:
+        state.keep(new)
     return new
 
 

@@ -19,11 +19,34 @@ from sae_fast.lm.interface import LanguageModel
 
 
 class Frozen:
-    """What the norms of a pass have computed."""
+    """What the norms of a pass have computed: values before weight and bias, linear in what the norms read."""
 
-    last: Tensor | None = None
-    """Of the norm that ran last: its value before weight and bias, linear in its input. A hook `….hook_normalized` is visited
-    right after its norm, and means this."""
+    def __init__(self) -> None:
+        self.values: list[Tensor] = []
+        self._kept: list[Tensor] = []
+
+    def keep(self, value: Tensor) -> None:
+        """Note that an edit has put this in the place of an output, so that it is not touched if it comes from a norm."""
+        self._kept.append(value)  # Held on to, so that no other tensor can come to lie where it lies.
+
+    def is_kept(self, output: Tensor) -> bool:
+        """Whether an output is what an edit has put there."""
+        return any(output.data_ptr() == kept.data_ptr() for kept in self._kept)
+
+    def held(self, value: Tensor) -> Tensor:
+        """The linear form of what a hook `….hook_normalized` has shown, found by its value.
+
+        Backends differ in whether a hook is visited before or after the norm's own; norms with equal values read the same.
+
+        Raises:
+            ArgumentError: no norm of the pass has computed it.
+        """
+        for found in reversed(self.values):
+            if found.shape == value.shape and torch.allclose(found.detach(), value.detach(), rtol=1e-3, atol=1e-4):
+                return found
+        raise ArgumentError(
+            "freeze: a hook shows what no norm has computed", advice="freeze=False takes plain gradients instead"
+        )
 
 
 @contextmanager
@@ -69,6 +92,8 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _hold_norm(state: Frozen) -> Callable[..., Tensor]:
     def hold(norm: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        if state.is_kept(output):
+            return output
         x = args[0] if args else next(value for value in kwargs.values() if isinstance(value, Tensor))
         wide = x.float()
         if hooks.is_centred(norm):
@@ -77,7 +102,7 @@ def _hold_norm(state: Frozen) -> Callable[..., Tensor]:
         size = wide.detach().norm(dim=-1, keepdim=True)
         scaled = wide * torch.where(size > 0, value.norm(dim=-1, keepdim=True) / size, 0.0)
         change = scaled - scaled.detach()
-        state.last = (value + change).to(output.dtype)
+        state.values.append((value + change).to(output.dtype))
         return output.detach() + (change * _multiplier(norm, value, output)).to(output.dtype)
 
     return hold

@@ -213,6 +213,22 @@ def test_a_frozen_model_is_linear_where_it_has_no_mlp(request: pytest.FixtureReq
     assert float((free - out).detach().abs()) > 0.1 * float(out.detach().abs())
 
 
+@pytest.mark.parametrize(("backend", "family"), [("nnsight", "gemma2"), ("nnsight", "gpt2"), ("transformer_lens", "gemma2")])
+def test_backends_agree(request: pytest.FixtureRequest, backend: str, family: str, token_ids: torch.Tensor) -> None:
+    """A graph with norms and patterns held is the same through each backend that runs a Hugging Face model here."""
+    import sae_fast
+
+    pytest.importorskip(backend)
+    folder = request.getfixturevalue(f"{family}_folder")
+    graphs = [
+        attribution_graph(sae_fast.lm.load(folder, backend=name, dtype="float32"), transcoders(skip=True), token_ids, [5])
+        for name in ("transformers", backend)
+    ]
+
+    assert graphs[0].nodes[0].id == graphs[1].nodes[0].id
+    torch.testing.assert_close(graphs[1].adjacency, graphs[0].adjacency, rtol=1e-3, atol=1e-5)
+
+
 def test_what_cannot_be_a_graph_is_refused(gpt2: LanguageModel, token_ids: torch.Tensor) -> None:
     """Read-outs that are not linear, tokens that do not exist, and models that cannot be held each give one clear error."""
     pursuit = SAE(

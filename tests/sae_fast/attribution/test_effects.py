@@ -6,10 +6,10 @@ import pytest
 import torch
 from random_saes import make_sae, transcoders
 
-from sae_fast import SAE
+from sae_fast import SAE, SAEConfig
 from sae_fast.attribution import attribute, log_probability, logit, logit_difference
 from sae_fast.errors import ArgumentError, ShapeError
-from sae_fast.lm import LanguageModel
+from sae_fast.lm import Edit, LanguageModel
 from sae_fast.lm.splice import sae_input
 
 HOOK = "blocks.1.hook_resid_post"
@@ -183,6 +183,38 @@ def test_several_layers_at_once(gpt2: LanguageModel, token_ids: torch.Tensor) ->
     for sae in saes:
         name = str(sae.cfg.hook_name_write)
         torch.testing.assert_close(together[name].effect, attribute(gpt2, sae, token_ids, logit(7))[name].effect)
+
+
+def test_a_cross_layer_transcoder(gpt2: LanguageModel, token_ids: torch.Tensor) -> None:
+    """A layer that writes at several hooks is ablated at all of them; its slope is that of its writes together."""
+    hooks = ("blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out", "blocks.2.hook_mlp_out")
+    generator = torch.Generator().manual_seed(5)
+    plain = make_sae()
+    layer = SAE(
+        SAEConfig(
+            architecture="standard", d_in=32, d_sae=48, hook_name="blocks.0.ln2.hook_normalized", hook_names_out=hooks,
+            transcoder=True,
+        ),
+        W_enc=plain.W_enc, b_enc=plain.b_enc,
+        W_dec=torch.randn(48, 3, 32, generator=generator), b_dec=0.1 * torch.randn(3, 32, generator=generator),
+    )  # fmt: skip
+    (effects,) = attribute(gpt2, layer, token_ids, logit(7), "ablation").values()
+    (slopes,) = attribute(gpt2, layer, token_ids, logit(7)).values()
+    clean = gpt2.logits(token_ids)[0, -1, 7]
+    position, feature, activation, effect = effects.top(1)[0]
+
+    def less(index: int, share: float = 1.0) -> Edit:
+        change = torch.zeros(1, 7, 32)
+        change[0, position] = share * activation * layer.W_dec[feature, index]
+        return lambda y: y - change
+
+    ablated = gpt2.logits(token_ids, edits={hook: less(index) for index, hook in enumerate(hooks)})[0, -1, 7]
+    assert effect == pytest.approx(float(clean - ablated), rel=1e-3, abs=2e-5)
+    assert bool((effects.error == 0).all())
+    # To first order the two are the same: a feature with a hundredth of its activation.
+    small = slopes.effect[(slopes.position == position) & (slopes.feature == feature)]
+    moved = float(clean - gpt2.logits(token_ids, edits={h: less(i, 0.01) for i, h in enumerate(hooks)})[0, -1, 7]) * 100
+    assert float(small) == pytest.approx(moved, rel=0.1, abs=5e-3)
 
 
 def test_sums_over_positions(gpt2: LanguageModel, token_ids: torch.Tensor) -> None:
