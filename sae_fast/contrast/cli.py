@@ -1,6 +1,7 @@
 """The subcommand `sae-fast contrast`: arguments in, a table and three files out."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,8 +69,10 @@ def run(options: argparse.Namespace) -> None:
     hooks = options.hook or [None] * len(options.sae)
     if len(hooks) != len(options.sae):
         raise ArgumentError("--hook", expected=f"as many as --sae, {len(options.sae)}", got=len(hooks))
-    for path in (options.a, options.b):
-        read_texts(path)  # Before a model is loaded.
+    # Before a model is loaded: a bad line should cost nothing.
+    ids = [{text.id for text in read_texts(path)} for path in (options.a, options.b)]
+    if ids[0] == ids[1] and None not in ids[0] and not options.paired:
+        print("sae-fast: the texts of both files have the same ids; --paired would compare them in pairs", file=sys.stderr)
     saes = [
         sae_fast.load(source, device=options.device, hook_name=hook, fold_decoder_norm=options.fold_decoder_norm)
         for source, hook in zip(options.sae, hooks, strict=True)

@@ -117,9 +117,9 @@ class _Side:
         """The texts of which a token was chosen."""
         wanted = [i for i, tokens in enumerate(self.tokens) if tokens.chosen.any()]
         if not wanted:
-            raise ArgumentError(
-                f"{self.name}: no token was chosen in any of the {len(self.texts)} texts", advice="Check tokens"
-            )
+            roles = sorted({message.role for text in self.texts for message in text.messages})
+            advice = f"The roles in them are {', '.join(roles)}" if roles else "Check tokens"
+            raise ArgumentError(f"{self.name}: no token was chosen in any of the {len(self.texts)} texts", advice=advice)
         return self.keep(wanted, len(self.texts) - len(wanted))
 
     def by_id(self) -> dict[str, int]:

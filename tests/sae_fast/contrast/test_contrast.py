@@ -79,6 +79,13 @@ def test_sizes_are_told(result: Contrast) -> None:
     assert sum(result["topk"].columns["density"]) == pytest.approx(4, rel=1e-4)  # type: ignore[arg-type]
 
 
+def test_a_role_that_nobody_has_is_told(lm: LanguageModel, saes: dict[str, sae_fast.SAE]) -> None:
+    """A misspelt role leaves no token; the roles that are there are named."""
+    chats = [{"messages": [{"role": "user", "content": text}]} for text in WITH_BOATS]
+    with pytest.raises(ArgumentError, match="The roles in them are user"):
+        contrast(chats, chats, lm=lm, saes=saes, tokens="role:usr")
+
+
 def test_roles_choose_tokens(lm: LanguageModel, saes: dict[str, sae_fast.SAE]) -> None:
     """With `role:user`, what the assistant says changes nothing: a causal LM reads it afterwards."""
     chats = [
