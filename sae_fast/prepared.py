@@ -4,12 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 ROWS_AT_ONCE = 1024
 """How many rows are widened at a time to derive something from them."""
+
+Side = Literal["encoder", "decoder"]
+"""Whose weights they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,10 +25,14 @@ class Prepared:
 
     rows: Tensor
     """[d_sae, d], contiguous: `W_enc.T` or `W_dec`. In the dtype of the weights as given, never widened."""
-    side: Literal["encoder", "decoder"]
+    side: Side
     """Whose weights these are."""
     input_dtype: torch.dtype
     """What inputs are rounded to before they are multiplied; the dtype of the weights as published."""
+
+    def __post_init__(self) -> None:
+        if _lies_in_memory(self.rows):
+            _by_place[_place(self.rows, self.side)] = self
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -78,3 +86,23 @@ class Prepared:
             rows = self.rows[start : start + ROWS_AT_ONCE]
             result[start : start + ROWS_AT_ONCE] = function(buffer[: len(rows)].copy_(rows))
         return result
+
+
+_by_place: WeakValueDictionary[tuple[object, ...], Prepared] = WeakValueDictionary()
+
+
+def prepared_from(rows: Tensor, side: Side) -> Prepared:
+    """The living `Prepared` of these rows, with all that was derived; a new one where there is none, or rows were changed."""
+    found = _by_place.get(_place(rows, side)) if _lies_in_memory(rows) else None
+    return found or Prepared(rows, side, rows.dtype)
+
+
+def _place(rows: Tensor, side: Side) -> tuple[object, ...]:
+    # A living `Prepared` keeps its memory, so that no other weights can come to lie there.
+    version = 0 if rows.is_inference() else rows._version
+    return rows.data_ptr(), rows.shape, rows.dtype, rows.device, version, side
+
+
+def _lies_in_memory(rows: Tensor) -> bool:
+    """Not while torch traces, whose tensors hold nothing."""
+    return not torch.compiler.is_compiling() and type(rows) in (Tensor, torch.nn.Parameter) and not rows.is_meta

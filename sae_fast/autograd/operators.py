@@ -6,8 +6,7 @@ number of entries that pass a threshold is data: under `torch.compile` it is an 
 torch would leave it out of what it tells the gradients.
 """
 
-from typing import Any, Literal
-from weakref import WeakValueDictionary
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,28 +14,11 @@ from torch.library import custom_op, get_ctx
 
 from sae_fast import cpu, reference
 from sae_fast.implementations import choose
-from sae_fast.prepared import Prepared
+from sae_fast.prepared import Prepared, prepared_from
 from sae_fast.sparse import FeatureMajor, SparseActs
 
 Entries = tuple[Tensor, Tensor, Tensor]
 """(crow_indices, col_indices, values), or (feature_ptr, tokens, values)."""
-
-_remembered: WeakValueDictionary[tuple[object, ...], Prepared] = WeakValueDictionary()
-
-
-def remember(weights: Prepared) -> None:
-    """Let operators that are given `weights.rows` find what was derived from them, as long as `weights` lives."""
-    _remembered[_key(weights.rows, weights.side)] = weights
-
-
-def _key(rows: Tensor, side: str) -> tuple[object, ...]:
-    """Of what lies in memory: equal as long as nobody writes to it."""
-    version = 0 if rows.is_inference() else rows._version
-    return rows.data_ptr(), rows.shape, rows.dtype, rows.device, version, side
-
-
-def _prepared(rows: Tensor, side: Literal["encoder", "decoder"]) -> Prepared:
-    return _remembered.get(_key(rows, side)) or Prepared(rows, side, rows.dtype)
 
 
 def _wide(rows: Tensor) -> torch.dtype:
@@ -63,7 +45,7 @@ def _parts(acts: SparseActs) -> Entries:
 @custom_op("sae_fast::encode_topk", mutates_args=())
 def encode_topk(x: Tensor, rows: Tensor, bias: Tensor, k: int, impl: str, approximate: bool) -> tuple[Tensor, Tensor]:
     """Return (col_indices, values), each [n k]."""
-    weights, options = _prepared(rows, "encoder"), {"approximate": True} if approximate else {}
+    weights, options = prepared_from(rows, "encoder"), {"approximate": True} if approximate else {}
     acts = _run("encode_topk", impl, x, weights, bias, k, tensors=(x, bias), weights=rows, **options)
     return acts.col_indices, acts.values
 
@@ -86,7 +68,7 @@ def encode_threshold(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (crow_indices, col_indices, values)."""
     tensors = tuple(tensor for tensor in (x, bias, threshold, gain, offset) if tensor is not None)
-    arguments = (x, _prepared(rows, "encoder"), bias, threshold, gain, offset)
+    arguments = (x, prepared_from(rows, "encoder"), bias, threshold, gain, offset)
     return _parts(_run("encode_threshold", impl, *arguments, tensors=tensors, weights=rows))
 
 
@@ -106,7 +88,7 @@ def _(
 @custom_op("sae_fast::encode_batch_topk", mutates_args=())
 def encode_batch_topk(x: Tensor, rows: Tensor, bias: Tensor, k: float, impl: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return (crow_indices, col_indices, values)."""
-    weights = _prepared(rows, "encoder")
+    weights = prepared_from(rows, "encoder")
     return _parts(_run("encode_batch_topk", impl, x, weights, bias, k, tensors=(x, bias), weights=rows))
 
 
@@ -124,7 +106,7 @@ def _unknown_entries(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 @custom_op("sae_fast::decode", mutates_args=())
 def decode(crow_indices: Tensor, col_indices: Tensor, values: Tensor, rows: Tensor, b_dec: Tensor, impl: str) -> Tensor:
     """x_hat [n, d_out]."""
-    acts, weights = _acts(crow_indices, col_indices, values, rows.shape[0]), _prepared(rows, "decoder")
+    acts, weights = _acts(crow_indices, col_indices, values, rows.shape[0]), prepared_from(rows, "decoder")
     x_hat: Tensor = _run("decode", impl, acts, weights, b_dec, tensors=(values, b_dec), weights=rows)
     return x_hat
 
@@ -139,7 +121,7 @@ def decode_error(
     crow_indices: Tensor, col_indices: Tensor, values: Tensor, rows: Tensor, b_dec: Tensor, x: Tensor, impl: str
 ) -> Tensor:
     """Squared errors [n]."""
-    acts, weights = _acts(crow_indices, col_indices, values, rows.shape[0]), _prepared(rows, "decoder")
+    acts, weights = _acts(crow_indices, col_indices, values, rows.shape[0]), prepared_from(rows, "decoder")
     error: Tensor = _run("decode_error", impl, acts, weights, b_dec, x, tensors=(values, b_dec, x), weights=rows)
     return error
 

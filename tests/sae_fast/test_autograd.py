@@ -9,6 +9,7 @@ from torch import Tensor
 from sae_fast import autograd, ops, reference
 from sae_fast.autograd import operators
 from sae_fast.config import SAEConfig
+from sae_fast.prepared import prepared_from
 from sae_fast.sae import SAE
 from sae_fast.sparse import SparseActs
 from sae_fast.testing import CASES, ROUNDED_CASES, Case, Inputs, assert_as_accurate
@@ -188,13 +189,13 @@ def test_prepared_weights_carry_gradients() -> None:
 def test_operators_find_what_was_prepared() -> None:
     """What was derived from weights is found by their place in memory, until they are changed or gone."""
     weights = ops.prepare_decoder(torch.ones(4, 3))
-    operators.remember(weights)
 
-    assert operators._prepared(weights.rows, "decoder") is weights
-    assert operators._prepared(weights.rows.detach(), "decoder") is weights
-    assert operators._prepared(weights.rows, "encoder") is not weights
+    assert prepared_from(weights.rows, "decoder") is weights
+    assert prepared_from(weights.rows.detach(), "decoder") is weights
+    assert prepared_from(weights.rows[:3], "decoder") is not weights
+    assert prepared_from(weights.rows, "encoder") is not weights
     weights.rows.add_(1)
-    assert operators._prepared(weights.rows, "decoder") is not weights
+    assert prepared_from(weights.rows, "decoder") is not weights
 
 
 def sample_arguments() -> dict[str, tuple[object, ...]]:
