@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sae_fast.errors import ShapeError
+from sae_fast.errors import ArgumentError, ShapeError
 from sae_fast.lm.feature_edits import FeatureEdits
 from sae_fast.lm.generation import Generation
 from sae_fast.lm.positions import Positions, Window
@@ -215,6 +215,8 @@ class LanguageModel(ABC):
         if isinstance(prompts, Tensor):
             token_ids, mask = prompts, torch.ones_like(prompts) if attention_mask is None else attention_mask.long()
         else:
+            if attention_mask is not None:
+                raise ArgumentError("attention_mask", expected="token ids that it belongs to", got="texts")
             said = {place.sae.cfg.prepend_bos for place in splice.places} - {None}
             said_bos = said.pop() if len(said) == 1 else None
             token_ids, mask = self.tokenize(prompts, said_bos if prepend_bos is None else prepend_bos)

@@ -84,8 +84,8 @@ def places(saes: SAEs) -> tuple[Place, ...]:
     """Each SAE with its hooks.
 
     Raises:
-        ArgumentError: an SAE without a hook name or without a decoder, or two that would write at one hook (of a
-            cross-layer transcoder several may, for what they write is summed).
+        ArgumentError: an SAE without a hook name, or two that would write at one hook (of a cross-layer transcoder several
+            may, for what they write is summed).
     """
     if isinstance(saes, SAE):
         saes = [saes]

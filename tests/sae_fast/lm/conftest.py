@@ -114,6 +114,12 @@ def main_lm(request: pytest.FixtureRequest) -> TransformersLM:
     return build(request.param)
 
 
+@pytest.fixture
+def build_lm() -> Callable[[str], TransformersLM]:
+    """Builds a language model of a family that the test may change."""
+    return build
+
+
 @pytest.fixture(scope="session")
 def gpt2() -> TransformersLM:
     return build("gpt2")

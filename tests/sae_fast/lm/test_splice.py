@@ -1,12 +1,16 @@
 """SAEs spliced into a pass against passes with hand-written replacements."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import sae_fast
+import sitegen
 from sae_fast.errors import ArgumentError, HookNotFoundError, ShapeError
+from sae_fast.lm.feature_edits import FeatureEdit
 from sae_fast.lm.splice import sae_input
 from sae_fast.lm.transformers import TransformersLM
 from sae_fast.sae import SAE
@@ -115,6 +119,7 @@ def test_a_centred_sae_reads_and_writes_the_stream_without_its_mean(
     run = gpt2.run_with_saes(token_ids, sae, error_term=False)
 
     assert_near(run.logits, gpt2.logits(token_ids, edits={HOOK: lambda _: x_hat}))
+    assert_near(run.cache[f"{HOOK}.hook_sae_output"], x_hat)  # type: ignore[arg-type]
     read = run.cache[f"{HOOK}.hook_sae_input"]
     assert isinstance(read, Tensor)
     assert read.mean(-1).abs().max() <= 8 * torch.finfo(torch.float32).eps * x.abs().max()
@@ -240,3 +245,76 @@ def test_an_sae_of_another_width_or_model_is_refused(gpt2: TransformersLM, token
     backwards = make_sae("blocks.2.hook_resid_post", transcoder=True, hook_name_out="blocks.1.hook_mlp_out")
     with pytest.raises(ArgumentError, match="to read before that"):
         gpt2.run_with_saes(token_ids, backwards, error_term=False)
+
+
+def test_heads_are_read_and_written_side_by_side(main_lm: TransformersLM, token_ids: Tensor, make_sae: MakeSae) -> None:
+    """An SAE on `attn.hook_z`, with the width that the model's heads have together."""
+    hook = "blocks.1.attn.hook_z"
+    width = main_lm.d_hook(hook)
+    sae = make_sae(hook, d_in=width, reshape_activations="hook_z")
+    z = main_lm.activations(token_ids, [hook])[hook]
+
+    run = main_lm.run_with_saes(token_ids, sae, error_term=False)
+
+    assert_near(run.logits, main_lm.logits(token_ids, edits={hook: lambda _: sae(z)}))
+    assert run.cache[f"{hook}.hook_sae_recons"].shape == z.shape
+
+
+def test_half_precision_changes_nothing_where_nothing_is_edited(
+    build_lm: Callable[[str], TransformersLM], token_ids: Tensor, make_sae: MakeSae
+) -> None:
+    """In bf16, tokens without an edit keep every bit, and an edit is rounded once."""
+    lm = TransformersLM(build_lm("llama").model.bfloat16(), tokenizer=None)
+    sae = make_sae(HOOK)
+    x = lm.activations(token_ids, [HOOK])[HOOK]
+    assert x.dtype == torch.bfloat16
+
+    run = lm.run_with_saes(token_ids, sae, edits=FeatureEdit(5, "add", 3.0, positions=[4]))
+
+    written = run.cache[f"{HOOK}.hook_sae_output"]
+    assert isinstance(written, Tensor)
+    assert torch.equal(written[:, :4], x[:, :4])
+    assert torch.equal(written[:, 4], (x[:, 4].float() + 3.0 * sae.W_dec[5]).bfloat16())
+    assert torch.equal(lm.run_with_saes(token_ids, sae).logits, lm.logits(token_ids))
+
+
+def test_an_encoder_alone_is_read_and_cannot_write(gpt2: TransformersLM, token_ids: Tensor, make_sae: MakeSae) -> None:
+    """Without a decoder the activations are there, and everything that needs it says so."""
+    sae = make_sae(HOOK).replace(W_dec=None)
+
+    run = gpt2.run_with_saes(token_ids, sae)
+
+    assert run.cache.acts().nnz > 0
+    with pytest.raises(ArgumentError, match="W_dec"):
+        gpt2.run_with_saes(token_ids, sae, error_term=False)
+
+
+def test_the_demo_model_with_its_saes() -> None:
+    """The same on the demo: splicing by hand, an edit by hand, and generation that equals whole passes."""
+    demo = Path(sitegen.__file__).parent / "demo"
+    if not (demo / "saes" / "topk").is_dir():
+        pytest.skip("the demo's SAEs are not in sitegen/demo")
+    lm = sae_fast.lm.load(demo / "lm", dtype="float32")
+    sae = sae_fast.load(demo / "saes" / "topk")
+    hook = str(sae.cfg.hook_name)
+    token_ids, mask = lm.tokenize(["import os\nimport", "class Point:\n    def __init__(self"], prepend_bos=True)
+    x = lm.activations(token_ids, [hook], mask)[hook]
+    acts = sae.encode(x)
+    feature = int(acts.col_indices[acts.values.argmax()])
+    real = mask.bool()[..., None]
+
+    replaced = lm.run_with_saes(token_ids, sae, mask, error_term=False).logits
+    by_hand = lm.logits(token_ids, mask, {hook: lambda a: torch.where(real, sae.decode(acts), a)})
+    assert_near(replaced[mask.bool()], by_hand[mask.bool()])
+
+    edit = FeatureEdit(feature, "scale", 3.0)
+    change = (2 * acts[..., feature])[..., None] * sae.W_dec[feature].float()
+    edited = lm.run_with_saes(token_ids, sae, mask, edits=edit).logits
+    by_hand = lm.logits(token_ids, mask, {hook: lambda a: torch.where(real, a + change, a)})
+    assert_near(edited[mask.bool()], by_hand[mask.bool()], ulps=1024)
+
+    got = lm.generate(token_ids, 5, attention_mask=mask, saes=sae, edits=edit, eos_token_id=None)
+    for step in range(5):
+        length = token_ids.shape[1] + step
+        run = lm.run_with_saes(got.token_ids[:, :length], sae, got.attention_mask[:, :length], edits=edit)
+        assert torch.equal(run.logits[:, -1].argmax(-1), got.token_ids[:, length])
