@@ -73,7 +73,7 @@ def direct_logit_attribution(
     found = {}
     for site in prompt.sites:
         here = (site.position == place).nonzero()[:, 0]
-        effect = (site.value[here, None, None] * site.vector[here]).sum(1) @ readout
+        effect = (site.value[here, None, None] * site.vector[here]).sum(1).to(readout) @ readout
         error, constant = _others(prompt.output, prompt.error, site, here, place, readout)
         found[site.place.name] = DirectEffects(site.place.name, site.feature[here], site.value[here], effect, error, constant)
     return found

@@ -201,8 +201,8 @@ class _Builder:
         vectors = read_vectors(site)
         for chunk in torch.arange(site.n).split(self.recorded.batch):
             copies = torch.arange(len(chunk))
-            there = x[copies.to(x.device), site.position[chunk]]
-            self._fill((there.to(vectors.dtype) * vectors[chunk]).sum(), first + chunk, adjacency, constant)
+            there = x[copies.to(x.device), site.position[chunk].to(x.device)]
+            self._fill((there.to(vectors) * vectors[chunk]).sum(), first + chunk, adjacency, constant)
             advance(len(chunk))
 
     def _rows_of_logits(self, adjacency: Tensor, constant: Tensor, advance: Advance) -> None:
@@ -249,11 +249,12 @@ def read_vectors(site: Active) -> Tensor:
     The selection (which features are active) is held, and so is the divisor of an input normalisation.
     """
     sae, cfg = site.place.sae, site.place.sae.cfg
-    vectors = sae.W_enc[:, site.feature].T.to(sae.b_dec.dtype)
+    there = site.feature.to(sae.device)
+    vectors = sae.W_enc[:, there].T.to(device=site.feature.device, dtype=sae.b_dec.dtype)
     if cfg.architecture == "gated":
-        vectors = vectors * sae.tensors()["r_mag"][site.feature].exp()[:, None].to(vectors)
+        vectors = vectors * sae.tensors()["r_mag"][there].exp()[:, None].to(vectors)
     if cfg.rescale_acts_by_decoder_norm:
-        norms = sae.W_dec[site.feature].flatten(1).to(vectors).norm(dim=1, keepdim=True)
+        norms = sae.W_dec[there].flatten(1).to(vectors).norm(dim=1, keepdim=True)
         vectors = vectors * torch.where(norms > 0, norms, 1)
     if cfg.normalize_activations == "constant_scalar_rescale":
         return vectors * cfg.input_scale

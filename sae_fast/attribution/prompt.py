@@ -54,7 +54,7 @@ class Active:
         """`[..., n]`: vector · gradient, summed over the hooks, from gradients `[..., pos, d_out]` by hook."""
         total: Tensor | float = 0.0
         for index, hook in enumerate(self.place.writes):
-            gradient = gradients[hook].to(self.vector.dtype)
+            gradient = gradients[hook].to(self.vector)
             total = total + torch.cat(
                 [gradient[..., p, :] @ self.vector[self.position == p, index].T for p in range(gradient.shape[-2])],
                 dim=-1,
@@ -105,7 +105,7 @@ def read(lm: LanguageModel, saes: SAEs, token_ids: Tensor) -> Prompt:
     sites = []
     for place in found_places:
         x = sae_input(place.sae, found[place.read][0], place.read)
-        active, said = _active(place, x)
+        active, said = _active(place, x, output[place.writes[0]].device)
         sites.append(active)
         for index, hook in enumerate(place.writes):
             part = said[:, index] if place.cross_layer else said
@@ -113,16 +113,16 @@ def read(lm: LanguageModel, saes: SAEs, token_ids: Tensor) -> Prompt:
     return Prompt(token_ids, tuple(sites), output, error)
 
 
-def _active(place: Place, x: Tensor) -> tuple[Active, Tensor]:
-    """(active features, what the SAE says in all: decoding and skip term) of `x [pos, d_in]`."""
+def _active(place: Place, x: Tensor, device: torch.device) -> tuple[Active, Tensor]:
+    """(active features, on a device; what the SAE says in all: decoding and skip term) of `x [pos, d_in]`."""
     sae = place.sae
     acts = sae.encode(x)
     said, skipped = sae.decode(acts), sae.skip(x)
     keep = acts.values != 0
-    position, feature = acts.row_indices()[keep], acts.col_indices[keep].long()
-    scale = None if acts.scale is None else acts.scale[position]
+    position, feature = acts.row_indices()[keep].to(device), acts.col_indices[keep].long().to(device)
+    scale = None if acts.scale is None else acts.scale.to(device)[position]
     vector = write_vectors(sae, feature, scale)
-    active = Active(place, position, feature, acts.values[keep].to(vector.dtype), vector, scale)
+    active = Active(place, position, feature, acts.values[keep].to(vector), vector, scale)
     return active, said if skipped is None else said + skipped
 
 
@@ -131,8 +131,7 @@ def write_vectors(sae: SAE, feature: Tensor, scale: Tensor | None) -> Tensor:
 
     `scale [n, 1]` is that of the SAE's input normalisation at the token, or None.
     """
-    wide = sae.b_dec.dtype
-    rows = sae.W_dec[feature].flatten(1).to(wide)
+    rows = sae.W_dec[feature.to(sae.device)].flatten(1).to(device=feature.device, dtype=sae.b_dec.dtype)
     if sae.cfg.rescale_acts_by_decoder_norm:
         norms = rows.norm(dim=1, keepdim=True)
         rows = rows / torch.where(norms > 0, norms, 1)
