@@ -90,7 +90,7 @@ class SAE(Weights):
         y = self.decode(acts)
         if skipped is not None:
             y = y + skipped
-        same_shape = y.numel() == x.numel() and not self.cfg.hook_names_out
+        same_shape = self.cfg.d_out == self.cfg.d_in and not self.cfg.hook_names_out
         return (y.reshape(x.shape) if same_shape else y).to(x.dtype)
 
     __call__ = forward

@@ -51,6 +51,12 @@ def test_what_a_transcoder_writes(architecture: str, skip: bool, d_out: int, dty
         assert torch.equal((sae.decode(sae.encode(x)) + skipped).float(), expected)
 
 
+def test_no_token_at_all() -> None:
+    """Nothing in gives nothing out, of the width that is written."""
+    assert build(skip=True)(torch.zeros(0, D_IN)).shape == (0, D_OUT)
+    assert build(skip=True)(torch.zeros(2, 0, D_IN)).shape == (2, 0, D_OUT)
+
+
 def test_where_it_reads_and_writes() -> None:
     """hook_name_write is the place of the output; an SAE writes where it reads."""
     assert build().cfg.hook_name_write == "blocks.0.hook_mlp_out"
