@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sae_fast.errors import ArgumentError
-from sae_fast.lm.positions import Positions, Window
+from sae_fast.lm.positions import Positions, Window, integers
 from sae_fast.sparse import SparseActs, row_pointer
 
 Kind = Literal["add", "clamp", "scale", "ablate"]
@@ -57,7 +57,7 @@ class FeatureEdit:
     given, each to the result of the one before; conditions are asked of the activations before all edits.
     """
 
-    feature: int | Sequence[int]
+    feature: int | Sequence[int] | Tensor
     """The feature, or several that are changed alike."""
     kind: Kind
     """See `Kind`."""
@@ -82,7 +82,7 @@ class FeatureEdit:
     @property
     def features(self) -> tuple[int, ...]:
         """The features as a tuple."""
-        return (self.feature,) if isinstance(self.feature, int) else tuple(self.feature)
+        return integers("FeatureEdit feature", self.feature, "a feature or several")
 
     def changed(self, activation: Tensor, value: float | Tensor | None) -> Tensor:
         """The new value of an activation `[...]`, with `value` broadcast to it."""

@@ -1,6 +1,8 @@
 """Which tokens an edit applies to, meant alike in a whole pass, a padded batch, and a pass that continues a cache."""
 
+import operator
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +22,16 @@ Positions = Literal["all", "prompt", "generated"] | int | slice | Sequence[int] 
 * a function of `(token_ids, positions)`, each int64 `[batch, pos]`, that gives a boolean tensor of that shape; `positions` are
   places among the real tokens, -1 at padding.
 """
+
+
+def integers(what: str, given: object, expected: str) -> tuple[int, ...]:
+    """One integer of any kind (Python's, NumPy's, a tensor's) or several, as a tuple; `ArgumentError` for anything else."""
+    with suppress(TypeError):
+        return (operator.index(given),)  # type: ignore[arg-type]
+    try:
+        return tuple(operator.index(item) for item in given)  # type: ignore[attr-defined]
+    except TypeError as error:
+        raise ArgumentError(what, expected=expected, got=given) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,12 +136,9 @@ class Window:
         return inside & ((self.positions - first) % step == 0)
 
     def _listed(self, which: int | Sequence[int] | Tensor) -> Tensor:
-        places = [which] if isinstance(which, int) else list(which)
-        if not all(isinstance(place, int) or (isinstance(place, Tensor) and place.ndim == 0) for place in places):
-            raise ArgumentError("positions", expected="'all', 'prompt', 'generated', places, a mask or a function", got=which)
         inside = torch.zeros_like(self.positions, dtype=torch.bool)
-        for place in places:
-            inside |= self.positions == self._from_start(int(place))
+        for place in integers("positions", which, "'all', 'prompt', 'generated', places, a mask or a function"):
+            inside |= self.positions == self._from_start(place)
         return inside
 
     def _from_start(self, place: int) -> Tensor:

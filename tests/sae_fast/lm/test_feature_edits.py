@@ -128,7 +128,7 @@ def test_edits_of_several_saes_and_plain_functions_in_one_pass(
     first, second = make_sae("blocks.0.hook_mlp_out", seed=1), make_sae(HOOK)
     edits = {
         "blocks.0.hook_mlp_out": FeatureEdit(2, "add", 4.0),
-        HOOK: [FeatureEdit(1, "clamp", 1.0), FeatureEdit(8, "ablate")],
+        HOOK: [FeatureEdit(torch.tensor(1), "clamp", 1.0), FeatureEdit(torch.tensor([8]), "ablate")],
         "blocks.0.hook_resid_pre": lambda x: 0.5 * x,
     }
 
@@ -196,6 +196,7 @@ def test_replacing_columns_of_sparse_activations_keeps_the_rest() -> None:
         (lambda: FeatureEdit(1, "add"), "FeatureEdit of kind 'add': expected a value"),
         (lambda: FeatureEdit(1, "ablate", 0.0), "expected no value"),
         (lambda: FeatureEdit([], "ablate"), "at least one feature"),
+        (lambda: FeatureEdit(0.5, "ablate"), "FeatureEdit feature: expected a feature or several, got 0.5"),  # type: ignore[arg-type]
         (lambda: Condition(), "expected a level"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ WHOLE: list[tuple[Any, list[list[int]]]] = [
     (-1, [[0, 0, 0, 0, 1], [0, 0, 0, 0, 1]]),
     ([1, -1], [[0, 0, 0, 1, 1], [0, 1, 0, 0, 1]]),
     (4, [[0, 0, 0, 0, 0], [0, 0, 0, 0, 1]]),
+    (np.int64(1), [[0, 0, 0, 1, 0], [0, 1, 0, 0, 0]]),
     (torch.tensor([0, 2]), [[0, 0, 1, 0, 1], [1, 0, 1, 0, 0]]),
     (slice(1, None), [[0, 0, 0, 1, 1], [0, 1, 1, 1, 1]]),
     (slice(-2, None), [[0, 0, 0, 1, 1], [0, 0, 0, 1, 1]]),
