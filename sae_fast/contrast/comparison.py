@@ -14,8 +14,6 @@ from sae_fast.errors import ArgumentError, ShapeError
 from sae_fast.progress import Advance, step
 from sae_fast.sparse import SparseActs
 
-PERMUTATIONS_AT_LEAST = 10_000
-
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -57,7 +55,7 @@ class Comparison:
     n_rare: int
     """Features left out because they are active in fewer texts than was asked for."""
     permutations: int
-    """Limit of permutations for one feature."""
+    """Drawn for the features that took most."""
     paired: bool
 
     def __len__(self) -> int:
@@ -92,7 +90,7 @@ def compare(
         b: of the second.
         paired: row `i` of `a` and of `b` belong together; signs of the differences are flipped instead of labels permuted.
         permutations: most for one feature; None: enough for one feature alone to pass Benjamini-Hochberg at `alpha`
-            (m / alpha, at least 10,000), fewer where many features are still undecided.
+            (m / alpha, at least 10,000), fewer where many features stay undecided.
         resamples: bootstrap samples of texts for the intervals.
         min_texts: test only features that are active in so many texts of both sets together.
         seed: of permutations and resamples; the same seed gives the same numbers.
@@ -111,9 +109,9 @@ def compare(
     design: Design = Pairs(n_a) if paired else TwoSamples(n_a, n_b)
     columns = _columns([(a, 0, 1.0), (b, 0 if paired else n_a, -1.0 if paired else 1.0)], tested, design.n, d_sae)
     rng_permutation, rng_bootstrap = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
-    limit = permutations or max(PERMUTATIONS_AT_LEAST, ceil(len(tested) / alpha))
+    limit = permutations or max(permutation.AT_LEAST, ceil(len(tested) / alpha))
     with _steps(len(tested), progress) as (advance_p, advance_d):
-        p, p_max = permutation.p_values(columns, design, rng_permutation, limit, permutations is None, advance_p)
+        p, p_max, drawn = permutation.p_values(columns, design, rng_permutation, limit, permutations is None, advance_p)
         if isinstance(design, Pairs):
             found = effects.paired_effects(columns, design, rng_bootstrap, resamples, advance_d)
             auc = effects.paired_superiority(columns)
@@ -142,7 +140,7 @@ def compare(
         n_texts=(n_a, n_b),
         n_never=n_never,
         n_rare=d_sae - len(tested) - n_never,
-        permutations=max(limit, permutation.FIRST),
+        permutations=drawn,
         paired=paired,
     )
 

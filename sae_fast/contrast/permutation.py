@@ -23,17 +23,19 @@ error below 1 / sqrt(ENOUGH) = 14 %."""
 BATCH = 1_000
 BLOCK_BYTES = 64 * 2**20
 """Of a dense block of units × features or permutations × features."""
-WORK = 4e11
-"""Multiply-adds after which the automatic limit stops, while many features are still open: with many of them at the bottom the
-false-discovery rate needs no smaller p-values."""
+AT_LEAST = 10_000
+"""Permutations of an undecided feature, unless fewer are asked for."""
+WORK = 2e11
+"""Multiply-adds after which an automatic number of permutations ends: so many are only reached where many features are still
+undecided, and then the false-discovery rate needs no smaller p-values."""
 ROUNDING = 1e-9
 """Of a feature's largest possible difference: two sums of the same values in another order count as equal."""
 
 
 def p_values(
     columns: Columns, design: Design, rng: np.random.Generator, limit: int, adaptive: bool, advance: Advance
-) -> tuple[Floats, Floats]:
-    """Two-sided p-values `[m]` of each feature's difference of means, and family-wise max-T p-values `[m]`.
+) -> tuple[Floats, Floats, int]:
+    """Two-sided p-values `[m]` of each feature's difference of means, family-wise max-T p-values `[m]`, permutations drawn.
 
     The max-T p-value is the share of `FIRST` permutations in which any feature has a larger |t| than this feature's
     (Westfall and Young, single step).
@@ -43,7 +45,7 @@ def p_values(
         design: what may be exchanged.
         rng: where permutations come from.
         limit: permutations after which the last features are decided; at least `FIRST` are drawn.
-        adaptive: stop earlier where `WORK` is exceeded, see there.
+        adaptive: end after `WORK`, see there.
         advance: called with the number of features decided since its last call.
     """
     spread = design.spread(columns.sums(), columns.sums(2))
@@ -52,7 +54,7 @@ def p_values(
     inverse = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
     p, reached = np.full(columns.m, np.nan), np.zeros(columns.m, dtype=np.int64)
     maxima: list[Floats] = []
-    undecided, drawn = np.arange(columns.m), 0
+    undecided, drawn, work = np.arange(columns.m), 0, 0
     limit = max(limit, FIRST)
     while undecided.size and drawn < limit:
         count = min(BATCH, limit - drawn)
@@ -66,14 +68,15 @@ def p_values(
         if drawn < FIRST:
             maxima.append(largest)
         drawn += count
+        work += count * columns.n * undecided.size
         n_before, undecided = undecided.size, undecided[np.isnan(p[undecided])]
         advance(n_before - undecided.size)
-        if adaptive and undecided.size:
-            limit = min(limit, max(10_000, int(WORK / (columns.n * undecided.size))))
+        if adaptive and work > WORK and drawn >= AT_LEAST:
+            break
     p[undecided] = (reached[undecided] + 1) / (drawn + 1)
     advance(undecided.size)
     correlation = observed**2 * inverse
-    return p, _share_above(np.concatenate(maxima) if maxima else np.zeros(0), correlation * (1 - ROUNDING))
+    return p, _share_above(np.concatenate(maxima) if maxima else np.zeros(0), correlation * (1 - ROUNDING)), drawn
 
 
 def benjamini_hochberg(p: Floats) -> Floats:

@@ -54,7 +54,7 @@ class SaeContrast:
     n_rare: int
     """Features left out because they are active in fewer texts than was asked for."""
     permutations: int
-    """Most for one feature."""
+    """Drawn for the features that took most."""
     columns: Mapping[str, Column]
 
     def __len__(self) -> int:
