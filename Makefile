@@ -12,7 +12,7 @@ INSTALL := $(PIP) install --constraint constraints.txt --editable
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help site serve test test-long test-peer test-hub bench docs screenshots lint format chromium clean distclean
+.PHONY: help site serve test test-long test-peer test-hub bench bench-cpu bench-gpu bench-peers docs screenshots lint format chromium clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,8 +46,17 @@ format: $(VENV)/dev.stamp ## let ruff repair what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.stamp ## time the operations (ARGS="benchmarks/bench_encode.py" picks one file)
-	$(BIN)/python -m pytest $(or $(ARGS),benchmarks) -o python_files='bench_*.py' -o python_functions='bench_*' --benchmark-only
+bench: $(VENV)/dev.stamp ## time the operations under pytest-benchmark (ARGS="-k encode" picks some)
+	$(BIN)/python -m pytest benchmarks $(ARGS) -o python_files='bench_*.py' -o python_functions='bench_*' --benchmark-only
+
+bench-cpu: $(VENV)/dev.stamp ## every operation beside its contenders on this CPU; keeps the results
+	$(BIN)/python -m benchmarks cpu
+
+bench-gpu: $(VENV)/dev.stamp ## the same on a GPU, in less than eight minutes
+	$(BIN)/python -m benchmarks gpu
+
+bench-peers: $(VENV)/dev.stamp ## sae-lens beside sae_fast on this CPU, in an environment of its own
+	$(BIN)/python -m benchmarks peers
 
 docs: $(VENV)/docs.stamp ## build the documentation into build/docs
 	$(BIN)/mkdocs build --quiet --strict --site-dir build/docs

@@ -20,6 +20,7 @@ from torch import Tensor
 from sae_fast.cpu.decode import stable_order
 from sae_fast.cpu.rows import BLOCK_WIDTH, block_rows, flat_entries
 from sae_fast.cpu.screen import Scores
+from sae_fast.cpu.threads import in_threads, row_blocks
 
 GROUP = 64
 """Features of a group, where k allows it."""
@@ -111,14 +112,15 @@ def _scan(
     # What is left of the last group is a block of groups of one.
     for first, last, size in blocks + ([(whole, d_sae, 1)] if whole < d_sae else []):
         source.take(first, last, size)
-        parts = []
-        for start in range(0, n, step):
-            rows = slice(start, min(n, start + step))
+
+        def reaching(rows: slice, width: int = last - first, size: int = size) -> tuple[Tensor, Tensor, Tensor]:
             place, bounds = _reaching(source, rows, size, level)
-            row, feature = place // (last - first) + start, place % (last - first)
-            proved[rows] &= torch.bincount(row - start, minlength=rows.stop - start) <= most
+            row, feature = place // width + rows.start, place % width
+            proved[rows] &= torch.bincount(row - rows.start, minlength=rows.stop - rows.start) <= most
             keep = proved[row]
-            parts.append((row[keep], feature[keep], bounds[keep]))
+            return row[keep], feature[keep], bounds[keep]
+
+        parts = in_threads(reaching, row_blocks(n, step))
         yield _Found(first, last, *(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

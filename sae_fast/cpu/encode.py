@@ -11,11 +11,9 @@ from sae_fast.cpu.candidates import Candidates, group_for, threshold_candidates,
 from sae_fast.cpu.decode import stable_order
 from sae_fast.cpu.rows import (
     BLOCK_ROWS,
-    BLOCK_WIDTH,
-    block_rows,
+    by_blocks,
     flat_entries,
     largest,
-    pre_act_blocks,
     pre_act_chunks,
     topk_indices,
 )
@@ -65,15 +63,13 @@ def encode_threshold(
     entries = _Entries()
     for rest in torch.arange(n, device=x.device).split(TOKENS):
         if screens and len(rest):
-            found = threshold_candidates(_screened(x[rest], W_enc, bias, bias - threshold, BLOCK_WIDTH), len(rest), W_enc.d_sae)
+            found = threshold_candidates(Screened(x[rest], W_enc, bias, bias - threshold), len(rest), W_enc.d_sae)
             fires = flat_entries(found.values > threshold[found.features])
             entries.add(rest[found.rows[fires]], found.features[fires], found.values[fires])
             screens = 2 * int(found.proved.sum()) >= len(rest)
             rest = rest[~found.proved]
-        for start, first, h in pre_act_blocks(x[rest], W_enc, bias):
-            width = h.shape[1]
-            places = flat_entries(h > threshold[first : first + width])
-            entries.add(rest[start + places // width], places % width + first, h.view(-1)[places])
+        for rows, features, values in by_blocks(partial(_firing, threshold), x[rest], W_enc, bias):
+            entries.add(rest[rows], features, values)
     rows, features, values = entries.in_order(n, W_enc)
     if gain is not None:
         values *= gain.to(W_enc.wide)[features]
@@ -129,25 +125,26 @@ class _Entries:
         return rows, features, values
 
 
+def _firing(threshold: Tensor, start: int, first: int, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(rows, features, values) of a block of pre-activations that exceed their thresholds."""
+    width = h.shape[1]
+    places = flat_entries(h > threshold[first : first + width])
+    return start + places // width, first + places % width, h.view(-1)[places]
+
+
 def _topk_ways(W_enc: Prepared, b_enc: Tensor, k: int, n: int) -> list[Callable[[Tensor], Candidates]]:
     """Ways to find the candidates of some tokens, the fastest first; each takes what the one before gave up."""
     group = group_for(k, W_enc.d_sae)
     if group is None or W_enc.wide != torch.float32 or W_enc.device.type != "cpu":
         return []
-    width = min(max(BLOCK_WIDTH, 4 * k * group), W_enc.d_sae)
 
     def find(scores: Callable[[Tensor], Scores], x: Tensor) -> Candidates:
         return topk_candidates(scores(x), len(x), W_enc.d_sae, k, group)
 
-    exact = partial(find, lambda x: Exact(x, W_enc, b_enc, torch.empty(min(len(x), block_rows(width)) * width)))
+    exact = partial(find, lambda x: Exact(x, W_enc, b_enc))
     if not screening_pays(W_enc, n):
         return [exact]
-    return [partial(find, lambda x: _screened(x, W_enc, b_enc, b_enc, width)), exact]
-
-
-def _screened(x: Tensor, W_enc: Prepared, bias: Tensor, shifted: Tensor, width: int) -> Screened:
-    buffer = torch.empty(min(len(x), block_rows(width)) * width, dtype=torch.bfloat16)
-    return Screened(x, W_enc, bias, shifted, buffer)
+    return [partial(find, lambda x: Screened(x, W_enc, b_enc, b_enc)), exact]
 
 
 def _topk_of(found: Candidates, k: int) -> tuple[Tensor, Tensor]:

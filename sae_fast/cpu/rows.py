@@ -1,12 +1,16 @@
 """Whole rows of pre-activations: a chunk of tokens at a time, all features, in the dtype of the results."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sae_fast.cpu.threads import in_threads, row_blocks
 from sae_fast.prepared import Prepared
+
+T = TypeVar("T")
 
 CHUNK_BYTES = 32 << 20
 """Largest buffer of pre-activations, of reconstructions, or of widened weights."""
@@ -64,21 +68,22 @@ def pre_act_chunks(x: Tensor, W_enc: Prepared, bias: Tensor) -> Iterator[tuple[i
         yield start, h
 
 
-def pre_act_blocks(x: Tensor, W_enc: Prepared, bias: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-    """(first row, first feature, x[rows] @ W_enc[:, features] + bias[features]), each contiguous in the same buffer.
+def by_blocks(function: Callable[[int, int, Tensor], T], x: Tensor, W_enc: Prepared, bias: Tensor) -> list[T]:
+    """`function(first row, first feature, h)` of each block `h` of x @ W_enc + bias, contiguous and lost afterwards.
 
     All rows of some features come before those of the next: weights are read, and widened, once.
     """
     width = min(BLOCK_WIDTH, chunk_features(W_enc), W_enc.d_sae)
-    rows = block_rows(width)
     bias, wide_x, weights = bias.to(W_enc.wide), x.to(W_enc.wide), Widened(W_enc.rows, W_enc.wide)
-    buffer = torch.empty(min(len(x), rows) * width, dtype=W_enc.wide, device=x.device)
+    results: list[T] = []
     for first in range(0, W_enc.d_sae, width):
-        block = weights[first : first + width]
-        for start in range(0, len(x), rows):
-            x_rows = wide_x[start : start + rows]
-            out = buffer[: len(x_rows) * len(block)].view(len(x_rows), len(block))
-            yield start, first, torch.addmm(bias[first : first + width], x_rows, block.T, out=out)
+        block, block_bias = weights[first : first + width], bias[first : first + width]
+
+        def of(rows: slice, first: int = first, block: Tensor = block, block_bias: Tensor = block_bias) -> T:
+            return function(rows.start, first, torch.addmm(block_bias, wide_x[rows], block.T))
+
+        results += in_threads(of, row_blocks(len(x), block_rows(width)))
+    return results
 
 
 def topk_indices(acts: Tensor, k: int) -> Tensor:

@@ -17,6 +17,7 @@ and δw are some 0.0008 of those of x and w, a fifth of the worst case 2⁻⁸, 
 """
 
 import os
+import threading
 import warnings
 from functools import cache
 from typing import Protocol
@@ -54,7 +55,7 @@ class Scores(Protocol):
         """Turn to the features from `first` to `last`, in groups of `group` successive ones."""
 
     def scores(self, start: int, stop: int) -> Tensor:
-        """[stop - start, last - first] of the tokens from `start` to `stop`, in a buffer that the next call reuses."""
+        """[stop - start, last - first] of the tokens from `start` to `stop`; the next call in the thread overwrites it."""
 
     def margin(self, start: int, stop: int, maxima: Tensor) -> Tensor | None:
         """[stop - start, n_groups] float32, how far scores of a group may be off; `maxima` are the groups' largest scores."""
@@ -63,20 +64,33 @@ class Scores(Protocol):
         """Exact values of entries of a block, ascending by row; `features` count from `first`, `bounds` are from above."""
 
 
+class _Buffers(threading.local):
+    """A buffer for the scores of one block, another in each thread."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._buffer = torch.empty(0, dtype=dtype)
+
+    def product(self, bias: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+        size = len(x) * len(rows)
+        if len(self._buffer) < size:
+            self._buffer = torch.empty(size, dtype=self._buffer.dtype)
+        return torch.addmm(bias, x, rows.T, out=self._buffer[:size].view(len(x), len(rows)))
+
+
 class Exact:
     """Scores in the dtype of the results: they are the values."""
 
     usable: Tensor | None = None
 
-    def __init__(self, x: Tensor, W_enc: Prepared, bias: Tensor, buffer: Tensor) -> None:
-        self._x, self._bias, self._buffer = x.to(W_enc.wide), bias.to(W_enc.wide), buffer
+    def __init__(self, x: Tensor, W_enc: Prepared, bias: Tensor) -> None:
+        self._x, self._bias, self._buffers = x.to(W_enc.wide), bias.to(W_enc.wide), _Buffers(W_enc.wide)
         self._weights = Widened(W_enc.rows, W_enc.wide)
 
     def take(self, first: int, last: int, group: int) -> None:
         self._block, self._block_bias = self._weights[first:last], self._bias[first:last]
 
     def scores(self, start: int, stop: int) -> Tensor:
-        return _product(self._block_bias, self._x[start:stop], self._block, self._buffer)
+        return self._buffers.product(self._block_bias, self._x[start:stop], self._block)
 
     def margin(self, start: int, stop: int, maxima: Tensor) -> None:
         return None
@@ -88,8 +102,8 @@ class Exact:
 class Screened:
     """Scores in bfloat16 of `x @ W_enc + shifted`, where values are those of `x @ W_enc + bias`, in float32."""
 
-    def __init__(self, x: Tensor, W_enc: Prepared, bias: Tensor, shifted: Tensor, buffer: Tensor) -> None:
-        self._weights, self._bias, self._buffer = W_enc, bias.float(), buffer
+    def __init__(self, x: Tensor, W_enc: Prepared, bias: Tensor, shifted: Tensor) -> None:
+        self._weights, self._bias, self._buffers = W_enc, bias.float(), _Buffers(torch.bfloat16)
         self._coarse_weights = Widened(W_enc.screen if keeps_copy(W_enc) else W_enc.rows, torch.bfloat16)
         self._exact_weights = Widened(W_enc.rows, torch.float32)
         self._x = x.float()
@@ -111,7 +125,7 @@ class Screened:
         self._group_bounds = bounds.view(3, -1, group).amax(2) * (1 + 2**-6)
 
     def scores(self, start: int, stop: int) -> Tensor:
-        return _product(self._block_bias, self._coarse[start:stop], self._block, self._buffer)
+        return self._buffers.product(self._block_bias, self._coarse[start:stop], self._block)
 
     def margin(self, start: int, stop: int, maxima: Tensor) -> Tensor:
         return torch.addmm(maxima.abs(), self._x_norms[start:stop], self._group_bounds, beta=2**-8)
@@ -163,8 +177,3 @@ def has_fast_bfloat16() -> bool:
     features = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     supported = any(getattr(torch.cpu, name, lambda: False)() for name in features)
     return supported and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
-
-
-def _product(bias: Tensor, x: Tensor, rows: Tensor, buffer: Tensor) -> Tensor:
-    out = buffer[: len(x) * len(rows)].view(len(x), len(rows))
-    return torch.addmm(bias, x, rows.T, out=out)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae_fast import ops
-from sae_fast.cpu import candidates, encode, rows, screen
+from sae_fast.cpu import candidates, encode, rows, screen, threads
 from sae_fast.sparse import SparseActs
 from sae_fast.testing import Case, assert_same_acts, assert_well_formed
 
@@ -25,7 +25,8 @@ def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     monkeypatch.setattr(screen, "MIN_TOKENS_MADE", 1)
     monkeypatch.setattr(screen, "MIN_TOKENS_KEPT", 1)
     monkeypatch.setattr(rows, "BLOCK_ROWS", 16)
-    for module in (rows, candidates, encode):
+    monkeypatch.setattr(threads, "FEWEST_ROWS", 4)
+    for module in (rows, candidates):
         monkeypatch.setattr(module, "BLOCK_WIDTH", 512)
     monkeypatch.setattr(encode, "TOKENS", 40)
     name: str = request.param
@@ -164,7 +165,7 @@ def test_the_margin_bounds_the_error_of_every_score(dtype: torch.dtype, adversar
         # Every operand lies just below the middle of two bfloat16 numbers, and all errors have one sign.
         x, W_enc = torch.full_like(x, 1 + 0.99 * 2**-8), torch.full_like(W_enc, 1 + 0.99 * 2**-8)
     weights = ops.prepare_encoder(W_enc)
-    source = screen.Screened(x, weights, bias, bias, torch.empty(len(x) * 1536, dtype=torch.bfloat16))
+    source = screen.Screened(x, weights, bias, bias)
 
     source.take(0, 1536, 64)
     scores = source.scores(0, len(x)).float()

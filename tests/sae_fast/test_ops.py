@@ -366,9 +366,10 @@ def test_the_dense_matrix_of_a_batch_never_exists(monkeypatch: pytest.MonkeyPatc
     sizes = []
     original = torch.addmm
 
-    def spy(*arguments: Tensor, out: Tensor) -> Tensor:
-        sizes.append(out.numel() * out.element_size())
-        return original(*arguments, out=out)
+    def spy(*arguments: Tensor, **keywords: Tensor) -> Tensor:
+        result = original(*arguments, **keywords)
+        sizes.append(result.numel() * result.element_size())
+        return result
 
     monkeypatch.setattr(torch, "addmm", spy)
     monkeypatch.setattr(rows, "CHUNK_BYTES", 4096)

@@ -1,0 +1,1 @@
+"""Times the operations beside their contenders: `python -m benchmarks --help`."""
