@@ -31,14 +31,17 @@ def chunk_words(
     h = tl.load(h_chunk + row.to(tl.int64)[:, None] * chunk_stride + column[None, :], mask=inside, other=0.0)
     feature = first_feature + column
     exists = column < n_features
-    h += tl.load(bias + feature, mask=exists, other=float("-inf"))[None, :]
     if SCREEN:
         a = tl.load(x_margin + row * 16, mask=row < n, other=0.0).to(tl.float32)[:, None]
         b = tl.load(x_margin + row * 16 + 1, mask=row < n, other=0.0).to(tl.float32)[:, None]
         terms = row_margin + feature * 16
         norm = tl.load(terms, mask=exists, other=0.0).to(tl.float32)[None, :]
         residual = tl.load(terms + 1, mask=exists, other=0.0).to(tl.float32)[None, :]
-        h += a * norm + b * residual + tl.load(terms + 2, mask=exists, other=0.0).to(tl.float32)[None, :]
+        of_bias = tl.load(terms + 2, mask=exists, other=0.0).to(tl.float32)[None, :]
+        s = tl.load(x_margin + row * 16 + 2, mask=row < n, other=0.0).to(tl.float32)[:, None]
+        unscale = tl.load(x_margin + row * 16 + 6, mask=row < n, other=0.0).to(tl.float32)[:, None]
+        h = (h + a * norm + b * residual + s * of_bias) * unscale
+    h += tl.load(bias + feature, mask=exists, other=float("-inf"))[None, :]
     if HITS:
         if SCREEN:
             first, second = group_hits(h, h > 0, BM, BN)

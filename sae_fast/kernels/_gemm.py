@@ -14,8 +14,9 @@ def group_gemm(
 ):  # fmt: skip
     """Words of x [n, d_in] @ rows [d_sae, d_in].T + bias: two int32 [n, n_groups].
 
-    x and rows are pointers, or tensor descriptors where DESCRIPTORS. With SCREEN each pre-activation is raised to its upper
-    bound. Tiles of one panel of PANEL * BM tokens run together, so that a tile of weights is read from memory once for them.
+    x and rows are pointers, or tensor descriptors where DESCRIPTORS. With SCREEN they are scaled as `_screen` says, and each
+    pre-activation is raised to its upper bound. Tiles of one panel of PANEL * BM tokens run together, so that a tile of weights
+    is read from memory once for them.
     """
     n_row_tiles = tl.cdiv(n, BM)
     in_panel = PANEL * tl.cdiv(d_sae, BN)
@@ -53,7 +54,9 @@ def group_gemm(
         if INTERPRET:
             a, b = a.to(tl.float32), b.to(tl.float32)
         h = tl.dot(a, tl.trans(b), h, input_precision="ieee")
-        h = tl.where(exists[None, :], h, float("-inf"))
+        # Back from the units of the scaled operands, by a power of two.
+        unscale = tl.load(x_margin + tl.minimum(row, n - 1) * 16 + 6).to(tl.float32)
+        h = tl.where(exists[None, :], h * unscale[:, None], float("-inf"))
         if HITS:
             first, second = group_hits(h, h > 0, BM, BN)
         else:

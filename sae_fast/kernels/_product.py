@@ -9,16 +9,17 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from sae_fast.errors import ImplementationUnavailableError
-from sae_fast.kernels import _chunks, _screen
+from sae_fast.kernels import _chunks
 from sae_fast.kernels._choice import INTERPRETED, Choice, Tile, choose
 from sae_fast.kernels._gemm import group_gemm
 from sae_fast.kernels._groups import INTERPRET, n_groups_of
+from sae_fast.kernels._screen import row_margin, screen_of, screened_x
 from sae_fast.prepared import Prepared
 
 WORD_BYTES = 256 << 20
 """Most memory that the words of one block of tokens take, as long as a block may be that small."""
 MOST_TOKENS = 32768
-"""Most tokens of a block, since candidates take memory too."""
+"""Most tokens of a block, whatever their words take."""
 LEAST_TOKENS = 128
 """Fewest tokens of a block: below, reading the weights would dominate."""
 
@@ -52,33 +53,28 @@ class Product:
         self.bias = bias.float().contiguous()
         self.threshold = torch.zeros_like(self.bias) if threshold is None else threshold.float().contiguous()
         self.n_groups = n_groups_of(weights.d_sae)
-        self.rows = weights.screen if self.screen else weights.rows
+        self.rows = screen_of(weights).rows if self.screen else weights.rows
         self.choice = choice or _chosen(operation, self.x, weights, k)
         self.row_margin = self.bias
         if self.screen:
             offset = self.bias - self.threshold if self.hits else self.bias
-            self.row_margin = _screen.row_margin(weights, offset)
+            self.row_margin = row_margin(screen_of(weights), offset)
 
-    @property
-    def tokens_at_once(self) -> int:
-        """Tokens of a block."""
-        fitting = WORD_BYTES // (8 * self.n_groups) // LEAST_TOKENS * LEAST_TOKENS
-        return max(LEAST_TOKENS, min(MOST_TOKENS, fitting))
-
-    def blocks(self) -> Iterator[tuple[slice, Words]]:
+    def blocks(self, most_tokens: int = MOST_TOKENS) -> Iterator[tuple[slice, Words]]:
         """(tokens, their words); every block's words lie in the same buffers."""
         n = self.x.shape[0]
-        buffers = torch.empty(2, min(n, self.tokens_at_once), self.n_groups, dtype=torch.int32, device=self.x.device)
-        for start in range(0, n, self.tokens_at_once):
-            tokens = slice(start, min(n, start + self.tokens_at_once))
+        fitting = min(most_tokens, WORD_BYTES // (8 * self.n_groups)) // LEAST_TOKENS
+        at_once = LEAST_TOKENS * max(1, fitting)
+        buffers = torch.empty(2, min(n, at_once), self.n_groups, dtype=torch.int32, device=self.x.device)
+        for start in range(0, n, at_once):
+            tokens = slice(start, min(n, start + at_once))
             first, second = buffers[:, : tokens.stop - start]
             yield tokens, self._words(self.x[tokens], first, second)
 
     def _words(self, x: Tensor, first: Tensor, second: Tensor) -> Words:
         coarse, margin = x, x.new_empty(0)
         if self.screen:
-            coarse = _screen.screened(x)
-            margin = _screen.x_margin(x, coarse)
+            coarse, margin = screened_x(x, screen_of(self.weights))
         if self.choice.design == "chunks":
             _chunks.write_words(
                 coarse, self.rows, self._chunk_bias(), self.threshold, margin, self.row_margin, first, second, self.hits,

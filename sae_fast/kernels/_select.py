@@ -89,9 +89,9 @@ def finish(features, bits, counts, out_features, out_values, k, SLOTS: tl.conste
     chosen = greater | (tied & (feature <= last))
     n_chosen = tl.sum(chosen.to(tl.int32), 0)
     rank = tl.zeros((SLOTS,), tl.int32)
-    for i in tl.range(0, tl.cdiv(n_single, 16) + n_flagged):
-        first = tl.where(16 * i < n_single, 16 * i, SLOTS - 16 * (i + 1 - tl.cdiv(n_single, 16)))
-        other = first + tl.arange(0, 16)
+    for i in tl.range(0, tl.cdiv(n_single, 8) + 2 * n_flagged):
+        first = tl.where(8 * i < n_single, 8 * i, SLOTS - 8 * (i + 1 - tl.cdiv(n_single, 8)))
+        other = first + tl.arange(0, 8)
         exists = other < tl.where(first < n_single, n_single, SLOTS)
         other_bit = tl.load(bits + row * SLOTS + other, mask=exists, other=-1)
         other_feature = tl.load(features + row * SLOTS + other, mask=exists, other=0)

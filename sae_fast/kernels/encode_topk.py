@@ -17,6 +17,8 @@ from sae_fast.sparse import SparseActs
 
 LARGEST_K = 512
 """Beyond, and where there are fewer than 4 groups for each of the k, whole rows are computed in chunks instead."""
+CANDIDATE_BYTES = 160 << 20
+"""Most memory of a block's candidates."""
 RESCAN_BYTES = 32 << 20
 """Memory of the rows that are rescanned together."""
 ROW_BYTES = 128 << 20
@@ -38,7 +40,7 @@ def encode_topk(
     values = torch.zeros(n, k, dtype=torch.float32, device=x.device)
     with on_card_of(x):
         if uses_groups(k, product.n_groups) or choice is not None or approximate:
-            for tokens, words in product.blocks():
+            for tokens, words in product.blocks(CANDIDATE_BYTES // (9 * slots(k))):
                 _Candidates(product, words, k).write(features[tokens], values[tokens], not approximate)
         else:
             _write_whole_rows(product, k, features, values)
@@ -68,9 +70,9 @@ def uses_groups(k: int, n_groups: int) -> bool:
     return k <= LARGEST_K and 4 * k <= n_groups
 
 
-def slots(k: int, screen: bool) -> int:
-    """Places for a row's candidates: what rows in random order need several times over."""
-    return min(2048, triton.next_power_of_2(max(256, 3 * k + 256 if screen else 2 * k + 128)))
+def slots(k: int) -> int:
+    """Places for a row's candidates: enough also where features that fire together lie side by side, in fours."""
+    return min(4096, triton.next_power_of_2(4 * k + 256))
 
 
 def select_warps(n_lanes: int) -> int:
@@ -79,8 +81,8 @@ def select_warps(n_lanes: int) -> int:
 
 
 def finish_warps(n_slots: int) -> int:
-    """Warps of `finish`: each thread compares at most 4 candidates with 16 others at a time."""
-    return max(4, n_slots // 128)
+    """Warps of `finish`: each thread compares at most 8 candidates with 8 others at a time."""
+    return max(4, n_slots // 256)
 
 
 def rescan_tile(dtype: torch.dtype) -> tuple[int, int]:
@@ -99,7 +101,7 @@ class _Candidates:
     def __init__(self, product: Product, words: Words, k: int) -> None:
         n, device = words.x.shape[0], words.x.device
         self.product, self.words, self.k = product, words, k
-        self.slots = slots(k, product.screen)
+        self.slots = slots(k)
         self.features = torch.empty(n, self.slots, dtype=torch.int32, device=device)
         self.bits = torch.empty_like(self.features)
         self.groups = torch.empty(n, self.slots // 16, dtype=torch.int32, device=device)

@@ -25,7 +25,7 @@ def test_topk_of_any_row(row: list[int], k: int, n_slots: int) -> None:
     """Any values, any k, and however few slots there are for candidates."""
     h, k = torch.tensor([row], dtype=torch.float16), min(k, len(row))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(topk, "slots", lambda k, screen: n_slots)
+        patch.setattr(topk, "slots", lambda k: n_slots)
         got = topk.encode_topk(torch.ones(1, 1), ops.prepare_encoder(h), torch.zeros(len(row)), k, choice=GROUPS)
 
     assert_same_acts(got, reference.encode_topk(torch.ones(1, 1), h, torch.zeros(len(row)), k))

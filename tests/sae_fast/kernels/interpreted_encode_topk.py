@@ -76,7 +76,7 @@ def test_tensor_descriptors_equal_the_reference() -> None:
 
 def test_rows_with_more_candidates_than_slots_are_rescanned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows whose candidates do not fit are computed in full: together, and further ones each on its own."""
-    monkeypatch.setattr(module, "slots", lambda k, screen: 16)
+    monkeypatch.setattr(module, "slots", lambda k: 16)
     monkeypatch.setattr(module, "RESCAN_BYTES", 2 * 4 * 150)
     h = (torch.arange(5 * 150) * 7919 % 11).reshape(5, 150) - 2.0
     h[2] = -1

@@ -111,13 +111,13 @@ def compile_others(capability: int, dtype: str, n_groups: int, slots: int, scree
 )
 def test_the_product_compiles(capability: int, hits: bool, screen: bool) -> None:
     """The default tile of every card spills nothing, fits its shared memory and uses its matrix units."""
-    assert_product_fits(compile_product(configurations(capability)[0], capability, "bf16", hits, screen))
+    assert_product_fits(compile_product(configurations(capability)[0], capability, "fp16" if screen else "bf16", hits, screen))
 
 
 @pytest.mark.parametrize(("capability", "dtype", "screen"), [(80, "float32", True), (90, "bfloat16", False)])
 def test_the_other_kernels_compile(capability: int, dtype: str, screen: bool) -> None:
     """What follows the product spills nothing either, at the headline's size."""
-    for report in compile_others(capability, dtype, n_groups=4096, slots=topk.slots(64, screen), screen=screen):
+    for report in compile_others(capability, dtype, n_groups=4096, slots=topk.slots(64), screen=screen):
         assert_fits(report)
 
 
@@ -131,7 +131,7 @@ def test_every_tile_compiles(capability: int, tile: Tile) -> None:
     for dtype, hits, (screen, even) in itertools.product(
         ("bf16", "fp16"), (False, True), ((False, True), (True, True), (False, False), (True, False))
     ):
-        if not (screen and dtype == "fp16") and (even or not tile.descriptors):
+        if not (screen and dtype == "bf16") and (even or not tile.descriptors):
             assert_product_fits(compile_product(tile, capability, dtype, hits, screen, even))
 
 
@@ -141,6 +141,6 @@ def test_every_tile_compiles(capability: int, tile: Tile) -> None:
 def test_every_other_kernel_compiles(capability: int, dtype: str) -> None:
     """The kernels after the product, from the smallest to the largest size of each constant."""
     screen = dtype == "float32"
-    for n_groups, slots in ((4, 256), (256, 512), (1024, 1024), (4096, 2048)):
+    for n_groups, slots in ((4, 512), (256, 512), (1024, 1024), (4096, 4096)):
         for report in compile_others(capability, dtype, n_groups, slots, screen):
             assert_fits(report)
