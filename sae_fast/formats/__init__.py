@@ -135,7 +135,7 @@ def load(
     opened, given = open_named(source, norm_scaling_factor)
     _, description = _detect(opened, given)
     if norm_scaling_factor is not None and not description.takes_scale:
-        raise ArgumentError("norm_scaling_factor: this SAE reads activations as they are")
+        raise ArgumentError("norm_scaling_factor: this SAE needs none, or its files hold it")
     chosen = None if features is None else features_of(features, description.cfg.d_sae)
     if chosen is not None:
         # Where features compete, this is refused before anything is read.

@@ -126,7 +126,7 @@ class _Reader:
             ignored_prefixes=(self.prefix + NORM,),
             finish=finish,
             encoder_needs_decoder=gates,
-            takes_scale=normalisation == "constant_scalar_rescale",
+            takes_scale=normalisation == "constant_scalar_rescale" and self._factor(self.hook_in, "in", d_in) is None,
         )
 
     def _architecture(self) -> str:
@@ -150,8 +150,8 @@ class _Reader:
         if how != "dataset-wise":
             advice = "What it does depends on the batch, or on the output that is being predicted"
             raise FormatError(f"{self.config.place}: norm_activation", expected="dataset-wise", got=how, advice=advice)
-        f_in = self.given.norm_scaling_factor
-        f_in = self._factor(self.hook_in, "in", d_model) if f_in is None else f_in
+        f_in = self._factor(self.hook_in, "in", d_model)
+        f_in = self.given.norm_scaling_factor if f_in is None else f_in
         f_out = self._factor(self.hook_out, "out", d_model) if self.transcoder else f_in
         if f_in is None or f_out is None:
             raise FormatError(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sae_fast
-from sae_fast.errors import FormatError
+from sae_fast.errors import ArgumentError, FormatError
 from sae_fast.formats import info
 
 F_IN, F_OUT = (math.sqrt(published.D_IN) / norm for norm in (5.5, 3.25))
@@ -120,6 +120,8 @@ def test_the_factor_can_be_given(tmp_path: Path) -> None:
     given = sae_fast.load(path, norm_scaling_factor=F_IN)
 
     torch.testing.assert_close(given(x), whole(x))
+    with pytest.raises(ArgumentError, match="norm_scaling_factor"):
+        sae_fast.load(tmp_path / "with" / sample.folder, norm_scaling_factor=F_IN)
 
 
 def test_other_models_are_refused(tmp_path: Path) -> None:
