@@ -55,7 +55,7 @@ def reached_by(product: Product, words: Words, wanted: int, level: Tensor) -> Te
         trial = found | (1 << bit)
         count_reaching[(n,)](
             words.first, words.second, words.x_margin, product.row_margin, trial, counts, n_groups, SCREEN=product.screen,
-            LANES=min(2048, triton.next_power_of_2(n_groups)), num_warps=4,
+            LANES=min(2048, triton.next_power_of_2(n_groups)), num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
         found = torch.where(counts.sum() >= wanted, trial, found)
     return torch.maximum(found, level).clamp_(min=1)
@@ -66,5 +66,5 @@ def keep_reaching(product: Product, words: Words, level: Tensor) -> None:
     n, n_groups = words.first.shape
     lanes = min(1024, triton.next_power_of_2(n_groups))
     top2_to_hits[(n, triton.cdiv(n_groups, lanes))](
-        words.first, words.second, level, n_groups, product.weights.d_sae, LANES=lanes, num_warps=4
+        words.first, words.second, level, n_groups, product.weights.d_sae, LANES=lanes, num_warps=4, enable_fp_fusion=True
     )

@@ -47,14 +47,14 @@ def compact(product: Product, words: Words, with_values: bool) -> tuple[Tensor, 
     device = words.x.device
     counts = torch.empty(n, dtype=torch.int64, device=device)
     lanes = min(2048, triton.next_power_of_2(n_groups))
-    count_hits[(n,)](words.second, counts, n_groups, LANES=lanes, num_warps=4)
+    count_hits[(n,)](words.second, counts, n_groups, LANES=lanes, num_warps=4, enable_fp_fusion=True)
     pointer = row_pointer(counts)
     nnz = int(pointer[-1])
     features = torch.empty(nnz, dtype=torch.int32, device=device)
     rows, values = torch.empty_like(features), torch.empty(nnz, dtype=torch.float32, device=device)
     write_hits[(n,)](
         words.first, words.second, pointer, features, values, rows, n_groups, VALUES=with_values,
-        BLOCKS=min(128, triton.next_power_of_2(n_groups // 4)), num_warps=4,
+        BLOCKS=min(128, triton.next_power_of_2(n_groups // 4)), num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
     return pointer, features, rows, values
 

@@ -114,7 +114,7 @@ class _Candidates:
         self._refine()
         finish[(len(self.counts),)](
             self.features, self.bits, self.counts, out_features, out_values, self.k, SLOTS=self.slots,
-            num_warps=finish_warps(self.slots),
+            num_warps=finish_warps(self.slots), enable_fp_fusion=True,
         )  # fmt: skip
         listed = self.overflows.argsort(descending=True, stable=True).int()
         count = self.overflows.sum(dtype=torch.int32)
@@ -126,7 +126,7 @@ class _Candidates:
         select[(len(self.counts),)](
             words.first, words.second, words.x_margin, self.product.row_margin, self.features, self.bits, self.groups,
             self.counts, self.overflows, self.product.n_groups, self.k, SCREEN=self.product.screen,
-            EXACT=exact, SLOTS=self.slots, LANES=width, num_warps=select_warps(width),
+            EXACT=exact, SLOTS=self.slots, LANES=width, num_warps=select_warps(width), enable_fp_fusion=True,
         )  # fmt: skip
 
     def _refine(self) -> None:
