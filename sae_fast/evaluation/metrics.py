@@ -80,6 +80,25 @@ class FeatureCounts:
         return int(self.counts.sum()) / self.n_tokens if self.n_tokens else None
 
 
+class MeanStats:
+    """Mean of vectors."""
+
+    def __init__(self) -> None:
+        self.n_tokens = 0
+        self._sum: Tensor | None = None
+
+    def update(self, y: Tensor) -> None:
+        """Add tokens `y` [n, d]."""
+        total = _double(y).sum(0)
+        self._sum = total if self._sum is None else self._sum + total
+        self.n_tokens += len(y)
+
+    @property
+    def mean(self) -> Tensor:
+        """float64 [d]; zero without tokens."""
+        return torch.zeros(()) if self._sum is None else self._sum / max(self.n_tokens, 1)
+
+
 class ReconstructionStats:
     """Squared error of a reconstruction, and mean and spread of what is reconstructed.
 

@@ -1,6 +1,6 @@
 """`evaluate` against a brute-force computation text by text with the model's own modules, and its limiting cases."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +8,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from sae_fast.config import tensor_shapes
 from sae_fast.errors import ArgumentError, HookNotFoundError, ShapeError
 from sae_fast.evaluation import Batch, Metrics, evaluate
 from sae_fast.lm.transformers import TransformersLM
@@ -200,20 +201,26 @@ def test_saes_at_different_hooks_are_independent(lm: TransformersLM, batches: li
         assert torch.equal(together[name].feature_counts, alone.feature_counts)
 
 
-class PerfectTranscoder:
-    """Reads the normalised input of an MLP and writes that MLP's output."""
+class PerfectTranscoder(SAE):
+    """Reads the normalised input of an MLP and writes that MLP's output: half by features, half by its skip term."""
 
     def __init__(self, lm: TransformersLM) -> None:
+        cfg = SAEConfig(
+            architecture="standard", d_in=D, d_sae=D, hook_name="blocks.1.ln2.hook_normalized",
+            hook_name_out="blocks.1.hook_mlp_out", transcoder=True,
+        )  # fmt: skip
+        super().__init__(cfg, W_enc=torch.eye(D), W_dec=torch.eye(D), b_enc=torch.zeros(D), b_dec=torch.zeros(D))
         self.block = lm.model.transformer.h[1]
-        self.cfg = SimpleNamespace(
-            hook_name="blocks.1.ln2.hook_normalized", hook_name_out="blocks.1.hook_mlp_out", d_in=D, d_out=D, d_sae=D
-        )
 
-    def encode(self, x: Tensor) -> SparseActs:
+    def encode(self, x: Tensor, check_finite: bool = False) -> SparseActs:
         return SparseActs.from_dense(x)
 
-    def decode(self, acts: SparseActs) -> Tensor:
-        return self.block.mlp(acts.to_dense() * self.block.ln_2.weight + self.block.ln_2.bias)
+    def decode(self, acts: SparseActs | Tensor, mean: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+        assert isinstance(acts, SparseActs)
+        return self.skip(acts.to_dense())
+
+    def skip(self, x: Tensor) -> Tensor:
+        return self.block.mlp(x * self.block.ln_2.weight + self.block.ln_2.bias) / 2
 
 
 def test_a_transcoder_is_compared_and_spliced_where_it_writes(lm: TransformersLM, batches: list[Batch]) -> None:
@@ -222,8 +229,50 @@ def test_a_transcoder_is_compared_and_spliced_where_it_writes(lm: TransformersLM
 
     assert found.explained_variance == pytest.approx(1.0, abs=1e-10)
     assert found.delta_ce == pytest.approx(0.0, abs=1e-6)
+    assert found.kl_sae == pytest.approx(0.0, abs=1e-9)
     assert found.ce_recovered == pytest.approx(1.0, abs=1e-4)
     assert found.ce_mean_ablation > found.ce_clean
+
+
+def test_a_centred_sae_reads_and_writes_a_stream_without_its_mean(lm: TransformersLM, batches: list[Batch]) -> None:
+    """One that is perfect on the centred stream costs nothing, though it never sees the mean."""
+    sae = perfect_sae()
+    centred = sae.replace(replace(sae.cfg, centred=True))
+
+    found = evaluate(lm, {"centred": centred}, batches)["centred"]
+
+    assert found.explained_variance == pytest.approx(1.0, abs=1e-12)
+    assert found.delta_ce == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_cross_layer_transcoder_is_measured_at_all_hooks_at_once(lm: TransformersLM, batches: list[Batch]) -> None:
+    """Explained variance is over all it writes, and the ablations remove all of that."""
+    hooks = ("blocks.1.hook_mlp_out", "blocks.2.hook_mlp_out")
+    generator = torch.Generator().manual_seed(3)
+    cfg = SAEConfig(architecture="standard", d_in=D, d_sae=D_SAE, hook_name=HOOK, hook_names_out=hooks, transcoder=True)
+    shapes = tensor_shapes(cfg)
+    sae = SAE(cfg, **{name: torch.randn(shape, generator=generator) for name, shape in shapes.items()})
+    cfg = replace(cfg, hook_name="blocks.1.hook_resid_mid")
+    sae = sae.replace(cfg)
+    rows, counted = texts()
+
+    found = evaluate(lm, {"clt": sae}, batches)["clt"]
+
+    x, y = [], []
+    for row, kept in zip(rows, counted, strict=True):
+        there = lm.activations(row[None], [cfg.hook_name, *hooks])
+        x.append(there[cfg.hook_name][0, kept])
+        y.append(torch.stack([there[hook][0, kept] for hook in hooks], 1))
+    error = (torch.cat(y) - sae(torch.cat(x))).double().square().sum()
+    deviation = (torch.cat(y) - torch.cat(y).mean(0)).double().square().sum()
+    assert found.explained_variance == pytest.approx(float(1 - error / deviation), rel=1e-5)
+    zero = [
+        lm.logits(row[None], edits={hook: lambda a, kept=kept: a * ~kept[None, :, None] for hook in hooks})[0].double()
+        for row, kept in zip(rows, counted, strict=True)
+    ]
+    places = [(i, p) for i, row in enumerate(rows) for p in range(len(row) - 1) if counted[i][p + 1]]
+    expected = -sum(float(zero[i][p].log_softmax(-1)[rows[i][p + 1]]) for i, p in places) / len(places)
+    assert found.ce_zero_ablation == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_lm_runs_once_per_batch_sae_and_intervention(
