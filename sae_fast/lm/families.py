@@ -217,20 +217,32 @@ def model_types() -> list[str]:
     return sorted(_BY_MODEL_TYPE)
 
 
-def trunk_path(model: nn.Module, family: Family) -> str:
-    """Path of the module that holds the blocks and the final norm: `model`, `transformer`, `model.language_model`, …
+def hooks_of(model: nn.Module, config: Any) -> tuple[dict[str, HookPoint], float]:
+    """(Place of every hook name of a model in the order of a pass, what its norms add to their weight) by its text config.
 
-    Raises:
-        LookupError: no module of the model has them both.
+    Nothing where its family has no names here, or its modules are not those of the family.
     """
+    family = family_of(config)
+    if family is None:
+        return {}, 0.0
+    n_layers = int(config.num_hidden_layers)
+    trunk = _trunk_path(model, family, n_layers)
+    if trunk is None:
+        return {}, 0.0
+    return dict(_named_points(model, family, trunk, n_layers)), family.norm_offset
+
+
+def _trunk_path(model: nn.Module, family: Family, n_layers: int) -> str | None:
+    """Path of the module that holds the blocks and the final norm: `model`, `transformer`, `model.language_model`, …"""
     for path, module in model.named_modules():
         children = dict(module.named_children())
-        if family.layers in children and family.final_norm in children:
+        layers = children.get(family.layers)
+        if family.final_norm in children and isinstance(layers, nn.ModuleList) and len(layers) == n_layers:
             return path
-    raise LookupError(f"no module of {type(model).__name__} holds both {family.layers!r} and {family.final_norm!r}")
+    return None
 
 
-def named_points(model: nn.Module, family: Family, trunk: str, n_layers: int) -> Iterator[tuple[str, HookPoint]]:
+def _named_points(model: nn.Module, family: Family, trunk: str, n_layers: int) -> Iterator[tuple[str, HookPoint]]:
     """Every hook name of a model with its place, paths relative to the whole model, in the order of a pass."""
     modules = {path for path, _ in model.named_modules()}
     for name, point in family.embed.items():

@@ -37,15 +37,9 @@ class HookedModule:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model.eval()
-        self._points: dict[str, families.HookPoint] = {}
-        self._norm_offset = 0.0
         config = getattr(model, "config", None)
-        family = families.family_of(config) if hasattr(config, "model_type") else None
-        if family is not None:
-            with suppress(LookupError):
-                trunk = families.trunk_path(model, family)
-                self._points = dict(families.named_points(model, family, trunk, int(config.num_hidden_layers)))  # type: ignore[union-attr]
-                self._norm_offset = family.norm_offset
+        text_config = getattr(config, "get_text_config", lambda: None)()
+        self._points, self._norm_offset = ({}, 0.0) if text_config is None else families.hooks_of(model, text_config)
 
     def hook_names(self) -> list[str]:
         """TransformerLens-style names, then the input and the output of every module."""

@@ -53,15 +53,9 @@ class TransformersLM(HookedLM):
         bos = getattr(tokenizer, "bos_token_id", None)
         self.bos_token_id: int | None = getattr(self._config, "bos_token_id", None) if bos is None else bos
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-        self._points = {}
-        self._final_norm: str | None = None
-        self._norm_offset = 0.0
-        family = families.family_of(self._config)
-        if family is not None:
-            trunk = families.trunk_path(model, family)
-            self._points = dict(families.named_points(model, family, trunk, int(self._config.num_hidden_layers)))
-            self._final_norm = self._points["ln_final.hook_normalized"].module
-            self._norm_offset = family.norm_offset
+        self._points, self._norm_offset = families.hooks_of(model, self._config)
+        final = self._points.get("ln_final.hook_normalized")
+        self._final_norm = None if final is None else final.module
         self._widths = {}
         self._shape = torch.Size([1, 1])
 

@@ -1,14 +1,15 @@
 """Further families: their hooks hold what the block's structure says they must, and edits reach what reads them."""
 
-from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import Tensor
 
 from sae_fast.lm import families
 from sae_fast.lm.feature_edits import FeatureEdit
+from sae_fast.lm.module import HookedModule
 from sae_fast.lm.transformers import TransformersLM
 
 
@@ -117,13 +118,25 @@ def test_blocks_with_norms_behind_the_sum_have_no_names() -> None:
     assert families.family_of(bloom) is None
 
 
-def test_the_text_model_inside_a_vision_model_has_names(tmp_path: Path) -> None:
-    """A Gemma 3 with a vision tower offers the hooks of its text model."""
+@pytest.fixture
+def vision_language_model() -> Any:
+    """A tiny Gemma 3 with a vision tower."""
+    torch.manual_seed(0)
     text = {"vocab_size": 70, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     text |= {"intermediate_size": 48, "head_dim": 8, "max_position_embeddings": 64}
     vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
-    config = transformers.Gemma3Config(text_config=text, vision_config=vision | {"patch_size": 14}, mm_tokens_per_image=4)
-    lm = TransformersLM(transformers.Gemma3ForConditionalGeneration(config), tokenizer=None)
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=vision | {"patch_size": 14}, mm_tokens_per_image=4, image_token_index=69
+    )
+    model = transformers.Gemma3ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        model.get_parameter("model.multi_modal_projector.mm_input_projection_weight").normal_()
+    return model
+
+
+def test_the_text_model_inside_a_vision_model_has_names(vision_language_model: Any) -> None:
+    """A Gemma 3 with a vision tower offers the hooks of its text model."""
+    lm = TransformersLM(vision_language_model, tokenizer=None)
     ids = torch.arange(5, 14)[None]
 
     hidden = lm.model(ids, output_hidden_states=True).hidden_states
@@ -131,3 +144,25 @@ def test_the_text_model_inside_a_vision_model_has_names(tmp_path: Path) -> None:
     found = lm.activations(ids, ["blocks.1.hook_resid_pre", "ln_final.hook_normalized"])
     assert torch.equal(found["blocks.1.hook_resid_pre"], hidden[1])
     assert lm.generate(ids, 2, eos_token_id=None).token_ids.shape == (1, 11)
+
+
+def test_a_model_that_sees_is_hooked_while_it_sees(vision_language_model: Any) -> None:
+    """`HookedModule` of the same model takes its images: text hooks by name, the tower by module path."""
+    module = HookedModule(vision_language_model)
+    image, text = vision_language_model.config.image_token_id, torch.arange(5, 9)
+    ids = torch.cat([torch.full((4,), image), text])[None]
+    pixels = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    types = (ids == image).long()
+    tower = next(name for name in module.hook_names() if name.endswith("encoder.layers.0.output"))
+
+    found = module.activations(
+        [tower, "blocks.1.hook_resid_post"], input_ids=ids, pixel_values=pixels, token_type_ids=types, use_cache=False
+    )
+
+    assert found[tower].shape == (1, 4, 16)
+    assert found["blocks.1.hook_resid_post"].shape == (1, 8, 32)
+    blind = module.run(
+        input_ids=ids, pixel_values=pixels, token_type_ids=types, use_cache=False, edits={tower: torch.zeros_like}
+    )
+    seeing = module.run(input_ids=ids, pixel_values=pixels, token_type_ids=types, use_cache=False)
+    assert (blind.logits - seeing.logits).abs().max() > 1e-3
