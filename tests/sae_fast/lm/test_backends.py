@@ -175,3 +175,24 @@ def test_a_backend_whose_package_is_missing_names_the_extra(
     monkeypatch.setitem(sys.modules, backend, None)
     with pytest.raises(MissingExtraError, match=rf"sae-fast\[{backend.replace('_', '-')}\]"):
         sae_fast.lm.load(gpt2_folder, backend=backend)
+
+
+def test_processed_weights_give_a_centred_sae_what_it_gets_elsewhere(gpt2_folder: Path, make_sae: MakeSae) -> None:
+    """A bridge with folded and centred weights: the same features, and the same predictions with the SAE and an edit in it."""
+    bridges = pytest.importorskip("transformer_lens.model_bridge")
+    plain = sae_fast.lm.load(gpt2_folder, attn_implementation="eager")
+    bridge = bridges.TransformerBridge.boot_transformers(str(gpt2_folder), tokenizer=plain.tokenizer, device="cpu")
+    bridge.enable_compatibility_mode()
+    processed = sae_fast.lm.wrap(bridge)
+    assert isinstance(processed, sae_fast.lm.LanguageModel)
+    sae, edit = make_sae(HOOK, "topk", centred=True), FeatureEdit(3, "add", 2.0)
+    stream = processed.activations(IDS, [HOOK])[HOOK]
+    assert stream.mean(-1).abs().max() < 1e-5 < plain.activations(IDS, [HOOK])[HOOK].mean(-1).abs().max()
+
+    for error_term in (True, False):
+        runs = [lm.run_with_saes(IDS, sae, error_term=error_term, edits=edit) for lm in (plain, processed)]
+        assert_near(*(run.cache.acts().to_dense() for run in runs), ulps=1024)
+        assert_near(*(run.logits.log_softmax(-1) for run in runs), ulps=1024)
+    unembed = processed.unembed()
+    normalized = processed.activations(IDS, ["ln_final.hook_normalized"])["ln_final.hook_normalized"]
+    assert_near(normalized * unembed.norm_weight @ unembed.W_U + unembed.bias, processed.logits(IDS))  # type: ignore[operator]
