@@ -6,13 +6,15 @@ Results come from `sae-fast contrast`; reading them needs no torch.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sae_fast.contrast.report import Contrast, SaeContrast
 from sae_fast.errors import nearest
 from sitegen.errors import MismatchError, ReleaseError
 from sitegen.records import ContrastInfo, FeatureId
-from sitegen.release import ContrastOptions
+
+if TYPE_CHECKING:
+    from sitegen.release import ContrastOptions
 
 
 class KnownSae(Protocol):
@@ -62,7 +64,7 @@ class SiteContrast:
         return features.get(self.slugs.get(sae, ""), {}).get(feature, "")
 
 
-def open_contrasts(options: Sequence[ContrastOptions], saes: Sequence[KnownSae]) -> list[SiteContrast]:
+def open_contrasts(options: Sequence["ContrastOptions"], saes: Sequence[KnownSae]) -> list[SiteContrast]:
     """Read the results that a release names and find their SAEs among those of the site.
 
     An SAE of a contrast is the one of the site that `sae` names, else the only one with its hook, architecture and size (of
@@ -84,7 +86,7 @@ def open_contrasts(options: Sequence[ContrastOptions], saes: Sequence[KnownSae])
     return found
 
 
-def _matched(table: ContrastOptions, contrast: Contrast, saes: Sequence[KnownSae]) -> dict[str, str]:
+def _matched(table: "ContrastOptions", contrast: Contrast, saes: Sequence[KnownSae]) -> dict[str, str]:
     if table.sae:
         return _named(table, contrast, saes)
     slugs: dict[str, str] = {}
@@ -102,7 +104,7 @@ def _matched(table: ContrastOptions, contrast: Contrast, saes: Sequence[KnownSae
     return slugs
 
 
-def _named(table: ContrastOptions, contrast: Contrast, saes: Sequence[KnownSae]) -> dict[str, str]:
+def _named(table: "ContrastOptions", contrast: Contrast, saes: Sequence[KnownSae]) -> dict[str, str]:
     known = {sae.slug: sae for sae in saes}
     if len(table.sae) != len(contrast.saes):
         raise ReleaseError(
@@ -117,7 +119,7 @@ def _named(table: ContrastOptions, contrast: Contrast, saes: Sequence[KnownSae])
     return {sae.name: slug for slug, sae in zip(table.sae, contrast.saes, strict=True)}
 
 
-def _require_size(table: ContrastOptions, sae: SaeContrast, known: KnownSae) -> None:
+def _require_size(table: "ContrastOptions", sae: SaeContrast, known: KnownSae) -> None:
     if sae.d_sae != known.d_sae:
         raise MismatchError(
             f"[[contrast]] {table.source}: {sae.name} has {sae.d_sae:,} features, and {known.slug} has {known.d_sae:,}."

@@ -25,7 +25,7 @@ BLOCK_BYTES = 64 * 2**20
 """Of a dense block of units × features or permutations × features."""
 AT_LEAST = 10_000
 """Permutations of an undecided feature, unless fewer are asked for."""
-WORK = 2e11
+WORK = 5e10
 """Multiply-adds after which an automatic number of permutations ends: so many are only reached where many features are still
 undecided, and then the false-discovery rate needs no smaller p-values."""
 ROUNDING = 1e-9
