@@ -11,15 +11,16 @@ A row is given up (`Candidates.proved` is false for it, and it is computed whole
 or does not pay: unusable input, fewer than k groups surely positive, or too many candidates. Nothing is ever cut off.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sae_fast.cpu.decode import stable_order
 from sae_fast.cpu.rows import BLOCK_WIDTH, block_rows, flat_entries
-from sae_fast.cpu.screen import Scores
+from sae_fast.cpu.screen import Scores, Weights
 from sae_fast.cpu.threads import in_threads, row_blocks
 
 GROUP = 64
@@ -31,30 +32,30 @@ Level = Callable[[slice, Tensor], Tensor]
 
 @dataclass
 class Candidates:
-    """Entries in row-major order that contain all chosen ones of the proved rows, and none of other rows."""
+    """Entries of a block of tokens that contain all chosen ones of the proved rows, and none of other rows."""
 
+    block: slice
+    """Which tokens."""
     rows: Tensor
-    """int64."""
+    """int64 ascending, counted from the first token of the block."""
     features: Tensor
     """int64, ascending within a row."""
     values: Tensor
     """Exact pre-activations."""
     proved: Tensor
-    """bool [n]."""
+    """bool, a row of the block each."""
 
 
 @dataclass
 class _Found:
-    """Entries of one block of features, ascending by row, then by feature."""
+    """Entries of a block of tokens and features, ascending by row, then by feature."""
 
-    first: int
-    last: int
     rows: Tensor
     features: Tensor
     bounds: Tensor
 
     def kept(self, keep: Tensor) -> "_Found":
-        return _Found(self.first, self.last, self.rows[keep], self.features[keep], self.bounds[keep])
+        return _Found(self.rows[keep], self.features[keep], self.bounds[keep])
 
 
 def group_for(k: int, d_sae: int) -> int | None:
@@ -65,31 +66,25 @@ def group_for(k: int, d_sae: int) -> int | None:
     return 8 if 4 * k * 8 <= d_sae else None
 
 
-def topk_candidates(source: Scores, n: int, d_sae: int, k: int, group: int) -> Candidates:
-    """Entries among which the k largest positive values of each proved row are."""
+def topk_candidates(source: Scores, n: int, d_sae: int, k: int, group: int) -> list[Candidates]:
+    """Entries among which the k largest positive values of each proved row are, of all tokens block by block."""
     best = torch.full((n, k), -torch.inf)
 
     def level(rows: slice, lower: Tensor) -> Tensor:
         best[rows] = torch.cat([best[rows], lower], 1).topk(k, dim=1, sorted=False).values
         return best[rows].amin(1, keepdim=True).clamp_(min=0)
 
-    proved = torch.ones(n, dtype=torch.bool) if source.usable is None else source.usable.clone()
-    most = 8 * k + GROUP
-    found: list[_Found] = []
-    for block in _scan(source, n, d_sae, group, max(BLOCK_WIDTH, 4 * k * group), level, most, proved):
-        found.append(block)
-        if sum(len(part.rows) for part in found) > n * most:
-            found = _reaching_level(found, best, proved, most)
-    proved &= best.amin(1) > 0
-    return _evaluated(source, _reaching_level(found, best, proved, most), proved)
+    scan = _Scan(source, n, d_sae, group, max(BLOCK_WIDTH, 4 * k * group), level, most=8 * k + GROUP)
+    scan.run(best)
+    return scan.evaluated()
 
 
-def threshold_candidates(source: Scores, n: int, d_sae: int) -> Candidates:
-    """Entries whose score may exceed zero."""
-    proved = torch.ones(n, dtype=torch.bool) if source.usable is None else source.usable.clone()
+def threshold_candidates(source: Scores, n: int, d_sae: int) -> list[Candidates]:
+    """Entries whose score may exceed zero, of all tokens block by block."""
     most = min(BLOCK_WIDTH, d_sae) // 8
-    found = list(_scan(source, n, d_sae, GROUP, BLOCK_WIDTH, lambda rows, lower: lower.new_zeros(1, 1), most, proved))
-    return _evaluated(source, [part.kept(proved[part.rows]) for part in found], proved)
+    scan = _Scan(source, n, d_sae, GROUP, BLOCK_WIDTH, lambda rows, lower: lower.new_zeros(1, 1), most)
+    scan.run(None)
+    return scan.evaluated()
 
 
 def group_maxima(scores: Tensor, group: int) -> Tensor:
@@ -103,25 +98,72 @@ def group_maxima(scores: Tensor, group: int) -> Tensor:
     return torch.where(largest < 0, bits.amin(2), largest).view(torch.bfloat16).float()
 
 
-def _scan(
-    source: Scores, n: int, d_sae: int, group: int, width: int, level: Level, most: int, proved: Tensor
-) -> Iterator[_Found]:
-    """The entries of each block of features that reach the level; rows with more than `most` in a block are given up."""
-    whole, step = d_sae // group * group, block_rows(width)
-    blocks = [(first, min(first + width, whole), group) for first in range(0, whole, width)]
-    # What is left of the last group is a block of groups of one.
-    for first, last, size in blocks + ([(whole, d_sae, 1)] if whole < d_sae else []):
-        source.take(first, last, size)
+class _Scan:
+    """One pass over all features: what reaches the level, in blocks of tokens that run in threads."""
 
-        def reaching(rows: slice, width: int = last - first, size: int = size) -> tuple[Tensor, Tensor, Tensor]:
-            place, bounds = _reaching(source, rows, size, level)
-            row, feature = place // width + rows.start, place % width
-            proved[rows] &= torch.bincount(row - rows.start, minlength=rows.stop - rows.start) <= most
-            keep = proved[row]
-            return row[keep], feature[keep], bounds[keep]
+    def __init__(self, source: Scores, n: int, d_sae: int, group: int, width: int, level: Level, most: int) -> None:
+        self._source, self._level, self._most = source, level, most
+        whole = d_sae // group * group
+        self._features = [(first, min(first + width, whole), group) for first in range(0, whole, width)]
+        if whole < d_sae:
+            # What is left of the last group is a block of groups of one.
+            self._features.append((whole, d_sae, 1))
+        self._blocks = row_blocks(n, block_rows(width))
+        self._found: list[list[_Found]] = [[] for _ in self._blocks]
+        self._proved = torch.ones(n, dtype=torch.bool) if source.usable is None else source.usable.clone()
 
-        parts = in_threads(reaching, row_blocks(n, step))
-        yield _Found(first, last, *(torch.cat(column) for column in zip(*parts, strict=True)))
+    def run(self, best: Tensor | None) -> None:
+        """Find the entries. `best` holds the k highest lower bounds of each row, where they set its level."""
+        places = list(range(len(self._blocks)))
+        for first, last, group in self._features:
+            self._source.take(first, last, group)
+            in_threads(partial(self._scan_block, first=first, last=last, group=group, best=best), places)
+        in_threads(partial(self._finish_block, best=best), places)
+
+    def _scan_block(self, place: int, first: int, last: int, group: int, best: Tensor | None) -> None:
+        rows, found = self._blocks[place], self._found[place]
+        at, bounds = _reaching(self._source, rows, group, self._level)
+        row, feature = at // (last - first), at % (last - first)
+        # A row with too many is given up at once, before its entries fill the memory.
+        self._proved[rows] &= torch.bincount(row, minlength=rows.stop - rows.start) <= self._most
+        found.append(_Found(row, feature + first, bounds).kept(self._proved[rows][row]))
+        if best is not None and sum(len(part.rows) for part in found) > self._most * (rows.stop - rows.start):
+            self._keep_reaching(place, best)
+
+    def _finish_block(self, place: int, best: Tensor | None) -> None:
+        rows = self._blocks[place]
+        if best is not None:
+            self._proved[rows] &= best[rows].amin(1) > 0
+            self._keep_reaching(place, best)
+        self._found[place] = [part.kept(self._proved[rows][part.rows]) for part in self._found[place]]
+
+    def _keep_reaching(self, place: int, best: Tensor) -> None:
+        """Drop what no longer reaches the level, and rows in which too much does."""
+        rows = self._blocks[place]
+        level = best[rows].amin(1)
+        found = [part.kept(part.bounds >= level[part.rows]) for part in self._found[place]]
+        counts = torch.bincount(torch.cat([part.rows for part in found]), minlength=rows.stop - rows.start)
+        self._proved[rows] &= counts <= self._most
+        self._found[place] = [part.kept(self._proved[rows][part.rows]) for part in found]
+
+    def evaluated(self) -> list[Candidates]:
+        """The entries with their values. Weights are widened once for all tokens."""
+        places = list(range(len(self._blocks)))
+        for number, (first, last, _) in enumerate(self._features):
+            for weights in self._source.take_exact(first, last):
+                in_threads(partial(self._evaluate, number=number, weights=weights), places)
+        return in_threads(self._merged, places)
+
+    def _evaluate(self, place: int, number: int, weights: Weights) -> None:
+        part = self._found[place][number]
+        self._source.evaluate(self._blocks[place], part.rows, part.features, part.bounds, weights)
+
+    def _merged(self, place: int) -> Candidates:
+        rows, found = self._blocks[place], self._found[place]
+        row, feature = torch.cat([part.rows for part in found]), torch.cat([part.features for part in found])
+        values = torch.cat([part.bounds for part in found])
+        order = stable_order(row, rows.stop - rows.start) if len(found) > 1 else slice(None)
+        return Candidates(rows, row[order], feature[order], values[order], self._proved[rows])
 
 
 def _reaching(source: Scores, rows: slice, group: int, level: Level) -> tuple[Tensor, Tensor]:
@@ -137,23 +179,3 @@ def _reaching(source: Scores, rows: slice, group: int, level: Level) -> tuple[Te
     hits = flat_entries(inside >= floor.view(-1)[groups, None])
     at = groups[hits // group]
     return at * group + hits % group, inside.view(-1)[hits] + margin.view(-1)[at]
-
-
-def _reaching_level(found: list[_Found], best: Tensor, proved: Tensor, most: int) -> list[_Found]:
-    """What still reaches the level; rows in which that is more than `most` are given up: `proved` becomes false."""
-    level = best.amin(1)
-    found = [part.kept((part.bounds >= level[part.rows]) & proved[part.rows]) for part in found]
-    counts = torch.zeros(len(proved), dtype=torch.int64)
-    for part in found:
-        counts += torch.bincount(part.rows, minlength=len(proved))
-    proved &= counts <= most
-    return [part.kept(proved[part.rows]) for part in found]
-
-
-def _evaluated(source: Scores, found: list[_Found], proved: Tensor) -> Candidates:
-    """The entries of all blocks with their values, in row-major order."""
-    values = [source.values(part.first, part.last, part.rows, part.features, part.bounds) for part in found]
-    rows = torch.cat([part.rows for part in found])
-    features = torch.cat([part.features + part.first for part in found])
-    order = stable_order(rows, len(proved)) if len(found) > 1 else slice(None)
-    return Candidates(rows[order], features[order], torch.cat(values)[order], proved)

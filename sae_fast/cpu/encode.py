@@ -10,7 +10,6 @@ from torch import Tensor
 from sae_fast.cpu.candidates import Candidates, group_for, threshold_candidates, topk_candidates
 from sae_fast.cpu.decode import stable_order
 from sae_fast.cpu.rows import (
-    BLOCK_ROWS,
     by_blocks,
     flat_entries,
     largest,
@@ -18,6 +17,7 @@ from sae_fast.cpu.rows import (
     topk_indices,
 )
 from sae_fast.cpu.screen import Exact, Scores, Screened, screening_pays
+from sae_fast.cpu.threads import in_threads
 from sae_fast.prepared import Prepared
 from sae_fast.sparse import SparseActs, row_pointer
 
@@ -36,11 +36,13 @@ def encode_topk(x: Tensor, W_enc: Prepared, b_enc: Tensor, k: int) -> SparseActs
             if not len(rest):
                 break
             found = find(x[rest])
-            proved = rest[found.proved]
-            indices[proved], values[proved] = _topk_of(found, k)
-            rest = rest[~found.proved]
-            if len(proved) < len(rest):
+            for part, (features, largest_values) in zip(found, in_threads(partial(_topk_of, k=k), found), strict=True):
+                proved = rest[part.block][part.proved]
+                indices[proved], values[proved] = features, largest_values
+            left = rest[~torch.cat([part.proved for part in found])]
+            if 2 * len(left) > len(rest):
                 ways.remove(find)
+            rest = left
         for start, h in pre_act_chunks(x[rest], W_enc, b_enc):
             rows, chosen = rest[start : start + len(h)], topk_indices(h.relu_(), k)
             indices[rows], values[rows] = chosen.int(), h.gather(1, chosen)
@@ -64,10 +66,11 @@ def encode_threshold(
     for rest in torch.arange(n, device=x.device).split(TOKENS):
         if screens and len(rest):
             found = threshold_candidates(Screened(x[rest], W_enc, bias, bias - threshold), len(rest), W_enc.d_sae)
-            fires = flat_entries(found.values > threshold[found.features])
-            entries.add(rest[found.rows[fires]], found.features[fires], found.values[fires])
-            screens = 2 * int(found.proved.sum()) >= len(rest)
-            rest = rest[~found.proved]
+            for part, fired in zip(found, in_threads(partial(_fired, threshold), found), strict=True):
+                entries.add(rest[part.block][fired[0]], *fired[1:])
+            left = rest[~torch.cat([part.proved for part in found])]
+            screens = 2 * len(left) <= len(rest)
+            rest = left
         for rows, features, values in by_blocks(partial(_firing, threshold), x[rest], W_enc, bias):
             entries.add(rest[rows], features, values)
     rows, features, values = entries.in_order(n, W_enc)
@@ -132,13 +135,13 @@ def _firing(threshold: Tensor, start: int, first: int, h: Tensor) -> tuple[Tenso
     return start + places // width, first + places % width, h.view(-1)[places]
 
 
-def _topk_ways(W_enc: Prepared, b_enc: Tensor, k: int, n: int) -> list[Callable[[Tensor], Candidates]]:
+def _topk_ways(W_enc: Prepared, b_enc: Tensor, k: int, n: int) -> list[Callable[[Tensor], list[Candidates]]]:
     """Ways to find the candidates of some tokens, the fastest first; each takes what the one before gave up."""
     group = group_for(k, W_enc.d_sae)
     if group is None or W_enc.wide != torch.float32 or W_enc.device.type != "cpu":
         return []
 
-    def find(scores: Callable[[Tensor], Scores], x: Tensor) -> Candidates:
+    def find(scores: Callable[[Tensor], Scores], x: Tensor) -> list[Candidates]:
         return topk_candidates(scores(x), len(x), W_enc.d_sae, k, group)
 
     exact = partial(find, lambda x: Exact(x, W_enc, b_enc))
@@ -149,18 +152,18 @@ def _topk_ways(W_enc: Prepared, b_enc: Tensor, k: int, n: int) -> list[Callable[
 
 def _topk_of(found: Candidates, k: int) -> tuple[Tensor, Tensor]:
     """(features int32, values) [proved rows, k] of the k largest candidates of each proved row, which has at least k."""
-    counts = torch.bincount(found.rows, minlength=len(found.proved))
-    pointer, counts = row_pointer(counts[found.proved]), counts[found.proved]
-    features = torch.empty(len(counts), k, dtype=torch.int32)
-    values = torch.empty(len(counts), k, dtype=found.values.dtype)
-    for start in range(0, len(counts), BLOCK_ROWS):
-        rows = slice(start, min(len(counts), start + BLOCK_ROWS))
-        first, last = int(pointer[rows.start]), int(pointer[rows.stop])
-        lengths = counts[rows]
-        within = torch.arange(first, last) - pointer[:-1][rows].repeat_interleave(lengths)
-        padded = found.values.new_full((len(lengths), int(lengths.max())), -torch.inf)
-        padded[torch.arange(len(lengths)).repeat_interleave(lengths), within] = found.values[first:last].relu()
-        chosen = topk_indices(padded, k)
-        values[rows] = padded.gather(1, chosen)
-        features[rows] = found.features[pointer[:-1][rows, None] + chosen].int()
-    return features, values
+    counts = torch.bincount(found.rows, minlength=len(found.proved))[found.proved]
+    if not len(counts):
+        return torch.empty(0, k, dtype=torch.int32), found.values.new_empty(0, k)
+    pointer = row_pointer(counts)
+    within = torch.arange(len(found.rows)) - pointer[:-1].repeat_interleave(counts)
+    padded = found.values.new_full((len(counts), int(counts.max())), -torch.inf)
+    padded[torch.arange(len(counts)).repeat_interleave(counts), within] = found.values.relu()
+    chosen = topk_indices(padded, k)
+    return found.features[pointer[:-1, None] + chosen].int(), padded.gather(1, chosen)
+
+
+def _fired(threshold: Tensor, found: Candidates) -> tuple[Tensor, Tensor, Tensor]:
+    """(rows, features, values) of the candidates that exceed their thresholds."""
+    fires = flat_entries(found.values > threshold[found.features])
+    return found.rows[fires], found.features[fires], found.values[fires]

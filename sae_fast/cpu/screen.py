@@ -12,13 +12,16 @@ after a first rounding; and the rounding of the score itself, 2⁻⁹ of it, as 
 
     score - margin ≤ exact value ≤ score + margin.
 
-What is within reach of the threshold is computed exactly (`Screened.values`); nothing else is looked at again. The norms of δx
-and δw are some 0.0008 of those of x and w, a fifth of the worst case 2⁻⁸, and zero where an operand is in bfloat16 already.
+What is within reach of the threshold is computed exactly (`Screened.evaluate`); nothing else is looked at again. The norms of
+δx and δw are some 0.0008 of those of x and w, less than half of the worst case 2⁻⁹, and zero where an operand is in bfloat16
+already.
 """
 
 import os
 import threading
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
@@ -60,8 +63,21 @@ class Scores(Protocol):
     def margin(self, start: int, stop: int, maxima: Tensor) -> Tensor | None:
         """[stop - start, n_groups] float32, how far scores of a group may be off; `maxima` are the groups' largest scores."""
 
-    def values(self, first: int, last: int, rows: Tensor, features: Tensor, bounds: Tensor) -> Tensor:
-        """Exact values of entries of a block, ascending by row; `features` count from `first`, `bounds` are from above."""
+    def take_exact(self, first: int, last: int) -> Iterator["Weights"]:
+        """The weights of the features from `first` to `last`, some at a time, as `evaluate` needs them; none if it does not."""
+
+    def evaluate(self, block: slice, rows: Tensor, features: Tensor, values: Tensor, weights: "Weights") -> None:
+        """Put exact values in place of the bounds of entries of a block of tokens, of the features of `weights` alone."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Rows of the encoder, widened."""
+
+    first: int
+    """The first feature."""
+    rows: Tensor
+    """[features, d_in]."""
 
 
 class _Buffers(threading.local):
@@ -95,8 +111,11 @@ class Exact:
     def margin(self, start: int, stop: int, maxima: Tensor) -> None:
         return None
 
-    def values(self, first: int, last: int, rows: Tensor, features: Tensor, bounds: Tensor) -> Tensor:
-        return bounds
+    def take_exact(self, first: int, last: int) -> Iterator[Weights]:
+        return iter(())
+
+    def evaluate(self, block: slice, rows: Tensor, features: Tensor, values: Tensor, weights: Weights) -> None:
+        """Nothing is left to do: the bounds are the values."""
 
 
 class Screened:
@@ -130,16 +149,18 @@ class Screened:
     def margin(self, start: int, stop: int, maxima: Tensor) -> Tensor:
         return torch.addmm(maxima.abs(), self._x_norms[start:stop], self._group_bounds, beta=2**-8)
 
-    def values(self, first: int, last: int, rows: Tensor, features: Tensor, bounds: Tensor) -> Tensor:
-        """Products of the weights as they are, summed in float32, of the entries alone."""
-        dots = torch.empty_like(bounds)
+    def take_exact(self, first: int, last: int) -> Iterator[Weights]:
         narrow = self._weights.rows.dtype != torch.float32
         step = chunk_features(self._weights) if narrow else last - first
-        for lowest in range(0, last - first, step):
-            weights = self._exact_weights[first + lowest : min(last, first + lowest + step)]
-            here = (features >= lowest) & (features < lowest + step) if step < last - first else slice(None)
-            dots[here] = sampled_product(self._x, weights, rows[here], features[here] - lowest)
-        return dots.add_(self._bias[first + features])
+        for lowest in range(first, last, step):
+            yield Weights(lowest, self._exact_weights[lowest : min(last, lowest + step)])
+
+    def evaluate(self, block: slice, rows: Tensor, features: Tensor, values: Tensor, weights: Weights) -> None:
+        """Products of the weights as they are, summed in float32, of the entries alone."""
+        here = (features >= weights.first) & (features < weights.first + len(weights.rows))
+        chosen = features[here]
+        dots = sampled_product(self._x[block], weights.rows, rows[here], chosen - weights.first)
+        values[here] = dots.add_(self._bias[chosen])
 
 
 def sampled_product(x: Tensor, W_rows: Tensor, rows: Tensor, features: Tensor) -> Tensor:

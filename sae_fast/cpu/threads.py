@@ -14,6 +14,7 @@ import torch
 FEWEST_ROWS = 64
 """Tokens of a block below which splitting further would slow the matrix product down."""
 
+Block = TypeVar("Block")
 T = TypeVar("T")
 
 
@@ -23,7 +24,7 @@ def row_blocks(n: int, most: int) -> list[slice]:
     return [slice(start, min(n, start + step)) for start in range(0, n, step)]
 
 
-def in_threads(function: Callable[[slice], T], blocks: list[slice]) -> list[T]:
+def in_threads(function: Callable[[Block], T], blocks: list[Block]) -> list[T]:
     """`function` of each block, in their order; called in as many threads as PyTorch uses, where there are several blocks."""
     threads = torch.get_num_threads()
     workers = min(threads, len(blocks))
@@ -31,7 +32,7 @@ def in_threads(function: Callable[[slice], T], blocks: list[slice]) -> list[T]:
         return [function(block) for block in blocks]
     inference = torch.is_inference_mode_enabled()
 
-    def alone(block: slice) -> T:
+    def alone(block: Block) -> T:
         # The modes belong to a thread; so does the number of threads, but for MKL, where it is everybody's.
         torch.set_num_threads(1)
         with torch.inference_mode(inference), torch.no_grad():

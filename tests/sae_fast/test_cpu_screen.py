@@ -179,7 +179,7 @@ def test_the_margin_bounds_the_error_of_every_score(dtype: torch.dtype, adversar
         assert (margin < 4 * (scores - exact).abs()).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_group_maxima_of_any_numbers(data: st.DataObject) -> None:
     """The integer reduction of bfloat16 bits equals the largest number, for any signs, zeros and infinities."""
