@@ -229,7 +229,7 @@ def test_a_transcoder_is_compared_and_spliced_where_it_writes(lm: TransformersLM
 
     assert found.explained_variance == pytest.approx(1.0, abs=1e-10)
     assert found.delta_ce == pytest.approx(0.0, abs=1e-6)
-    assert found.kl_sae == pytest.approx(0.0, abs=1e-9)
+    assert found.kl_sae == pytest.approx(0.0, abs=1e-6)  # log-probabilities are float32
     assert found.ce_recovered == pytest.approx(1.0, abs=1e-4)
     assert found.ce_mean_ablation > found.ce_clean
 
