@@ -58,16 +58,19 @@ class Screen:
     """N, float32 [d_sae]."""
     residual_norms: Tensor
     """R, float32 [d_sae]."""
+    version: int
+    """Of the weights: how often they had been changed in place."""
 
 
 _SCREENS: WeakKeyDictionary[Prepared, Screen] = WeakKeyDictionary()
 
 
 def screen_of(weights: Prepared) -> Screen:
-    """The screen of float32 weights: made at the first call, half their size, and kept as long as they are."""
-    if weights not in _SCREENS:
-        _SCREENS[weights] = _screen(weights.rows)
-    return _SCREENS[weights]
+    """The screen of float32 weights: made at the first call, half their size, and kept as long as they stay as they are."""
+    screen = _SCREENS.get(weights)
+    if screen is None or screen.version != _version(weights.rows):
+        screen = _SCREENS[weights] = _screen(weights.rows)
+    return screen
 
 
 def screened_x(x: Tensor, screen: Screen) -> tuple[Tensor, Tensor]:
@@ -107,7 +110,11 @@ def _screen(rows: Tensor) -> Screen:
         out.copy_(scaled)
         norms.append(torch.linalg.vector_norm(scaled, dim=1))
         residual_norms.append(torch.linalg.vector_norm(scaled - out, dim=1))
-    return Screen(coarse, scale, torch.cat(norms), torch.cat(residual_norms))
+    return Screen(coarse, scale, torch.cat(norms), torch.cat(residual_norms), _version(rows))
+
+
+def _version(rows: Tensor) -> int:
+    return 0 if rows.is_inference() else rows._version
 
 
 def _power_of_two(largest: Tensor, exponents: tuple[int, int]) -> Tensor:

@@ -86,6 +86,19 @@ def test_margins_bound_the_error_of_screening(seed: int, d_in: int, scale: float
     assert bool((upper - 2 * margin <= h).all())
 
 
+def test_a_screen_is_kept_until_the_weights_change() -> None:
+    """One screen for many calls, and another after a change in place."""
+    weights = ops.prepare_encoder(torch.ones(3, 4))
+    first = _screen.screen_of(weights)
+    again = _screen.screen_of(weights)
+    weights.rows[1] *= 2
+
+    assert again is first
+    assert float(_screen.screen_of(weights).norms[1]) == 2 * float(
+        first.norms[1] * _screen.screen_of(weights).scale / first.scale
+    )
+
+
 def test_margins_are_far_below_the_worst_case() -> None:
     """Measured norms and float16: under a thousandth of ‖x‖ ‖w‖ at 2304 dimensions, and less where x is in half precision."""
     generator = torch.Generator().manual_seed(0)
