@@ -38,9 +38,7 @@ def gpu() -> None:
         raise SystemExit("No CUDA device: `python -m benchmarks cpu` measures the CPU")
     device = torch.device("cuda", torch.cuda.current_device())
     budget = Budget(CHOICE_SECONDS, each=1.0, rounds=20)
-    measured = choices.measure_choices(GPU_SIZES[:3], device, budget)
-    choices.update_table(measured)
-    results.write("choices", device, [entry | {"left_out": "see sae_fast/kernels/_table.json"} for entry in measured])
+    choices.update_table(choices.measure_choices(GPU_SIZES[:3], device, budget))
     entries = measure(GPU_SIZES, device, Budget(GPU_SECONDS, each=1.0, rounds=30))
     print(results.write("gpu", device, entries))
 
