@@ -1,6 +1,6 @@
 """Mutated files of every published format, loaded one after another: what `test_fuzz.py` runs in processes of its own.
 
-    python mutations.py <folder to work in> <first seed> <number of cases>
+    MALLOC_ARENA_MAX=1 python mutations.py <folder to work in> <first seed> <number of cases>
 
 Each case is announced before it runs, so that the last line of the output names the one that crashed or hung. The last line of
 a good run begins with `done` and gives what was measured.
@@ -14,6 +14,7 @@ import shutil
 import signal
 import struct
 import sys
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -217,6 +218,8 @@ def main() -> None:
     """See the top of the file."""
     work, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
+    # Threads that read in ranges would each reserve a stack of several MiB.
+    threading.stack_size(256 << 10)
     originals = {name: make().write(work / "originals" / name) for name, make in published.SAMPLES.items()}
     originals |= {name: saved(work / "originals" / name, name) for name in ("saelens", "sae_fast")}
     canary = work / "canary"

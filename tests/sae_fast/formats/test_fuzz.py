@@ -29,7 +29,7 @@ def run_batch(folder: Path, first: int, count: int) -> dict[str, int]:
     path = os.pathsep.join(str(place) for place in (ROOT, ROOT / "tests", here))
     result = subprocess.run(
         [sys.executable, here / "mutations.py", folder, str(first), str(count)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
         capture_output=True,
         text=True,
         timeout=SECONDS_OF_A_BATCH,
