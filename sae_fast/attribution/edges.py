@@ -269,7 +269,7 @@ def _chosen(logits: Tensor, targets: Sequence[int] | None, max_logits: int, prob
     if targets is not None:
         if not targets or not all(0 <= token < len(logits) for token in targets):
             raise ShapeError("targets", expected=f"token ids from 0 to {len(logits) - 1}", got=list(targets))
-        return list(targets)
+        return list(dict.fromkeys(targets))
     if max_logits < 1 or not 0 < probability <= 1:
         raise ArgumentError(
             "max_logits and probability", expected="at least 1, and above 0 to 1", got=(max_logits, probability)
