@@ -9,6 +9,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,12 @@ sys.path.insert(0, str(HERE))
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without the interpreter its tests are skipped; without a card, or with the interpreter, those that need one."""
     interpreting = os.environ.get("TRITON_INTERPRET") == "1"
+    obstacle = _why_not_interpreted() if interpreting else "needs TRITON_INTERPRET=1, set before Python starts"
     for item in items:
         if HERE not in item.path.parents:
             continue
-        if item.path.name.startswith("interpreted_") and not interpreting:
-            item.add_marker(pytest.mark.skip(reason="needs TRITON_INTERPRET=1, set before Python starts"))
+        if item.path.name.startswith("interpreted_") and obstacle:
+            item.add_marker(pytest.mark.skip(reason=obstacle))
         if item.get_closest_marker("gpu") and (interpreting or not _has_cuda()):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
@@ -53,3 +55,11 @@ def _has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _why_not_interpreted() -> str | None:
+    """Why the installed versions cannot interpret kernels; None if they can."""
+    installed = {name: tuple(map(int, version(name).split(".")[:2])) for name in ("triton", "numpy")}
+    if installed["triton"] < (3, 7) and installed["numpy"] >= (2, 4):
+        return "the interpreter of Triton before 3.7 fails with NumPy 2.4 and later"
+    return None
