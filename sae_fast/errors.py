@@ -15,6 +15,7 @@
     ├── ModelNotFoundError               no language model at that place
     ├── NonFiniteError                   NaN or infinity where numbers are needed
     ├── ShapeError                       a tensor has the wrong shape or dtype
+    ├── StoppedError                     a run was asked to end, and has saved what it did
     └── StoreError                       a folder of tokens or activations: missing, unfinished, of another version
 
 A message says what is wrong, what was expected, what was found, and what to do about it.
@@ -101,6 +102,10 @@ class NonFiniteError(SaeFastError):
 
 class ShapeError(SaeFastError):
     """A tensor has the wrong shape or dtype; the message names the argument."""
+
+
+class StoppedError(SaeFastError):
+    """A run was asked to end before it was done; what it did is saved, and it goes on when started again."""
 
 
 class StoreError(SaeFastError):

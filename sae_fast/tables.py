@@ -35,7 +35,7 @@ def _convert(value: Any, expected: Any, where: str) -> Any:
             if value in get_args(option):
                 return value
         elif get_origin(option) is tuple:
-            if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+            if isinstance(value, list) and all(_is_entry(entry, get_args(option)[0]) for entry in value):
                 return tuple(value)
         elif option is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
@@ -44,13 +44,18 @@ def _convert(value: Any, expected: Any, where: str) -> Any:
     raise ConfigError(f"{where}: expected {_expectation(expected)}, got {_describe(value)}.")
 
 
+def _is_entry(value: Any, expected: type) -> bool:
+    """Of an array; whole numbers are numbers too."""
+    return isinstance(value, (int, float) if expected is float else expected) and not isinstance(value, bool)
+
+
 def _expectation(expected: Any) -> str:
     if get_origin(expected) in (Union, types.UnionType):
         return " or ".join(_expectation(option) for option in get_args(expected) if option is not type(None))
     if get_origin(expected) is Literal:
         return " or ".join(repr(value) for value in get_args(expected))
     if get_origin(expected) is tuple:
-        return "an array of strings"
+        return "an array of numbers" if get_args(expected)[0] is float else "an array of strings"
     names = {str: "a string", int: "an integer", float: "a number", bool: "true or false", dict: "a table"}
     return names.get(get_origin(expected) or expected, str(expected))
 

@@ -122,11 +122,13 @@ class ActivationStore:
         split: Split | None = None,
         hooks: Sequence[str] | None = None,
         dtype: torch.dtype = torch.float32,
+        part: tuple[int, int] = (0, 1),
     ) -> Iterator[dict[str, Tensor]]:
         """Batches {hook: [batch_tokens, d]} without end, of all rows (or a split's) in a global random order for each epoch.
 
         `first_step` begins at that batch without reading those before it. A batch may reach into the next epoch. Within a batch
-        rows ascend, which is how a disk likes them and what no loss depends on.
+        rows ascend, which is how a disk likes them and what no loss depends on. `part = (i, n)` gives each n-th row of every batch,
+        from the i-th on: what one of n processes reads.
         """
         hooks = list(self.hooks) if hooks is None else list(hooks)
         self._require_hooks(hooks)
@@ -135,7 +137,7 @@ class ActivationStore:
             raise ArgumentError("batches", expected="rows to draw from", got="a split without any")
         step = first_step
         while True:
-            rows = np.sort(split.rows(self._places(len(split), step * batch_tokens, batch_tokens, seed)))
+            rows = np.sort(split.rows(self._places(len(split), step * batch_tokens, batch_tokens, seed)))[part[0] :: part[1]]
             yield {hook: self.rows(hook, rows).to(dtype) for hook in hooks}
             step += 1
 
@@ -158,7 +160,7 @@ class ActivationStore:
         """
         self.require_dataset(dataset)
         document = dataset.document[np.asarray(self.positions) // dataset.context_length]
-        is_held = np.array([_hashed(name, seed) < held_out for name in dataset.documents])[document]
+        is_held = split_documents(dataset, held_out, seed)[document]
         sides = _ranges(~is_held), _ranges(is_held)
         if not all(len(side) for side in sides):
             raise ArgumentError(
@@ -243,6 +245,11 @@ def dataset_fingerprint(dataset: TokenDataset) -> str:
         for first in range(0, len(array), 65536):
             digest.update(np.ascontiguousarray(array[first : first + 65536]).tobytes())
     return digest.hexdigest()[:16]
+
+
+def split_documents(dataset: TokenDataset, held_out: float, seed: int = 0) -> NDArray[np.bool_]:
+    """Which documents are held out, bool [n_documents], by the hash of their names."""
+    return np.array([_hashed(name, seed) < held_out for name in dataset.documents])
 
 
 def _hashed(name: str, seed: int) -> float:

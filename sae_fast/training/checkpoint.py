@@ -1,13 +1,19 @@
-"""Checkpoints of a run: a file each, written whole or not at all, the newest two kept."""
+"""Checkpoints of a run: a safetensors file each, written whole or not at all, the newest two kept.
 
+Its metadata hold the settings of the run, and the SHA-256 of settings and tensors: safetensors does not notice a changed bit.
+"""
+
+import hashlib
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
 
 from sae_fast.errors import MismatchError, StoreError
 from sae_fast.files import write_whole
@@ -25,7 +31,10 @@ def save_checkpoint(folder: Path, trainer: Trainer, settings: Mapping[str, Any])
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"checkpoint-{trainer.step:08}.safetensors"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainer.state().items()}
-    write_whole(file, save(tensors, metadata={"settings": json.dumps(settings, sort_keys=True)}))
+    if not trainer.ranks.is_first:
+        return file
+    text = json.dumps(settings, sort_keys=True)
+    write_whole(file, save(tensors, metadata={"settings": text, "sha256": _digest(text, tensors)}))
     for old in checkpoints(folder)[:-KEPT]:
         old.unlink()
     return file
@@ -46,17 +55,32 @@ def resume(folder: Path, trainer: Trainer, settings: Mapping[str, Any]) -> bool:
     reasons = []
     for file in reversed(found):
         try:
-            with safe_open(file, framework="pt") as opened:
-                there = json.loads((opened.metadata() or {}).get("settings", "{}"))
-            _require_same(file, there, json.loads(json.dumps(settings)))
-            trainer.load_state(load_file(file))
-        except (SafetensorError, ValueError, OSError) as error:
+            content = file.read_bytes()
+            metadata, tensors = _metadata(content), load(content)
+            if metadata.get("sha256") != _digest(metadata["settings"], tensors):
+                raise ValueError("it is damaged: its checksum does not fit")
+            _require_same(file, json.loads(metadata["settings"]), json.loads(json.dumps(settings)))
+            trainer.load_state(tensors)
+        except (SafetensorError, ValueError, KeyError, OSError) as error:
             reasons.append(f"{file.name}: {error}")
         else:
             return True
     if found:
         raise StoreError(f"{folder}: no checkpoint can be read ({'; '.join(reasons)})", advice="Remove them to begin anew")
     return False
+
+
+def _digest(settings: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(settings.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    length = int.from_bytes(content[:8], "little")
+    return dict(json.loads(content[8 : 8 + length]).get("__metadata__", {}))
 
 
 def _require_same(file: Path, there: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

@@ -16,14 +16,19 @@ from sae_fast.corpus.options import STANDARD_LIBRARY, CorpusOptions
 from sae_fast.errors import ConfigError, nearest
 from sae_fast.lm.options import ModelOptions
 from sae_fast.tables import at_least, parse_table
+from sae_fast.training.finetune import FinetuneOptions
 from sae_fast.training.trainer import TrainOptions
-from sae_fast.training.variants import VARIANTS, VariantOptions
+from sae_fast.training.variants import VARIANTS, SharedOptions
 
 
 @dataclass(frozen=True)
 class ActivationOptions:
     """`[activations]`: the store that the SAEs are trained on."""
 
+    on_disk: bool = True
+    """keep a store, read once and shuffled as a whole; else the LM runs along with the training, again in each epoch"""
+    buffer_tokens: int = 262144
+    """without a store: activations in memory, among which rows are shuffled"""
     dtype: StoreDtype = "bfloat16"
     """how rows are stored: `bfloat16`, `float16`, `float32`, or `int8` with a scale to each row"""
     held_out: float = 0.02
@@ -37,6 +42,7 @@ class ActivationOptions:
 
     def __post_init__(self) -> None:
         at_least("[activations]", "batch_size", self.batch_size, 1)
+        at_least("[activations]", "buffer_tokens", self.buffer_tokens, 1)
         at_least("[activations]", "shard_tokens", self.shard_tokens, 1)
         if not 0 < self.held_out < 1:
             raise ConfigError(f"[activations] held_out: expected a share between 0 and 1, got {self.held_out}")
@@ -55,7 +61,7 @@ class OutputOptions:
     dtype: str = "float32"
     """of the weights of the finished SAEs: `float32`, `bfloat16` or `float16`"""
     format: str = "saelens"
-    """of their folders: one of the formats that `sae-fast convert` writes"""
+    """of their folders: one of the formats that `sae-fast convert` writes; what it cannot hold is saved as `sae_fast`"""
     tensorboard: bool = False
     """write metrics for TensorBoard too"""
     wandb: str | None = None
@@ -76,9 +82,10 @@ class RunConfig:
 
     model: ModelOptions
     corpus: CorpusOptions
-    sae: Mapping[str, tuple[str, VariantOptions]]
+    sae: Mapping[str, tuple[str, SharedOptions]]
     """(architecture, options) of every SAE by its name"""
     train: TrainOptions = field(default_factory=TrainOptions)
+    finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
     activations: ActivationOptions = field(default_factory=ActivationOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
 
@@ -104,6 +111,7 @@ class RunConfig:
             "model": ModelOptions,
             "corpus": CorpusOptions,
             "train": TrainOptions,
+            "finetune": FinetuneOptions,
             "activations": ActivationOptions,
             "output": OutputOptions,
         }
@@ -129,14 +137,14 @@ class RunConfig:
         """What decides the weights of the SAEs, for checkpoints and reports."""
         saes = {name: {"architecture": kind, **asdict(options)} for name, (kind, options) in self.sae.items()}
         stored = {key: value for key, value in asdict(self.activations).items() if key != "folder"}
-        parts = {"model": asdict(self.model), "corpus": asdict(self.corpus), "train": asdict(self.train)}
+        parts = {name: asdict(getattr(self, name)) for name in ("model", "corpus", "train", "finetune")}
         return {**parts, "activations": stored, "sae": saes}
 
 
-def _saes(tables: Any) -> dict[str, tuple[str, VariantOptions]]:
+def _saes(tables: Any) -> dict[str, tuple[str, SharedOptions]]:
     if not isinstance(tables, list):
         raise ConfigError("[sae]: expected an array of tables; write [[sae]] with two brackets")
-    found: dict[str, tuple[str, VariantOptions]] = {}
+    found: dict[str, tuple[str, SharedOptions]] = {}
     for number, table in enumerate(tables, 1):
         where = f"[[sae]] number {number}"
         kind = table.get("architecture")
@@ -146,7 +154,7 @@ def _saes(tables: Any) -> dict[str, tuple[str, VariantOptions]]:
             options = parse_table(VARIANTS[kind].Options, combination, where)
             name = options.name or _default_name(kind, options)
             if varied and (options.name or name in found):
-                name = "-".join([name, *(f"{key.replace('_', '')}{value}" for key, value in varied.items())])
+                name = "-".join([name, *(f"{key.replace('_', '')}{_short(value)}" for key, value in varied.items())])
             if name in found:
                 raise ConfigError(f"{where}: another SAE is called {name!r} too", advice="Give it a name of its own")
             found[name] = (kind, options)
@@ -156,24 +164,30 @@ def _saes(tables: Any) -> dict[str, tuple[str, VariantOptions]]:
 def _combinations(table: Mapping[str, Any], kind: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """(one value to each key, those that vary) for every combination of the lists in a table."""
     types_of = get_type_hints(VARIANTS[kind].Options)
-    lists = {key: value for key, value in table.items() if isinstance(value, list) and not _takes_list(types_of.get(key))}
+    lists = {key: value for key, value in table.items() if isinstance(value, list) and _varies(value, types_of.get(key))}
     if empty := [key for key, value in lists.items() if not value]:
         raise ConfigError(f"[[sae]] {empty[0]}: expected at least one value, got an empty list")
     combined = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
     return [({**table, **values}, values) for values in combined]
 
 
-def _takes_list(hint: Any) -> bool:
-    return getattr(hint, "__origin__", None) is tuple
+def _varies(value: list[Any], hint: Any) -> bool:
+    """Whether a list holds values to try; of a key that takes an array it does so when it holds arrays."""
+    return getattr(hint, "__origin__", None) is not tuple or (bool(value) and isinstance(value[0], list))
 
 
-def _default_name(kind: str, options: VariantOptions) -> str:
+def _default_name(kind: str, options: SharedOptions) -> str:
     """From hook and variant, and what is usually varied: `8-resid-post-topk-16384-k32`."""
-    hook = options.hook_name.removeprefix("blocks.").replace("hook_", "").replace("_", "-").replace(".", "-")
+    hook = "-to-".join(dict.fromkeys((options.reads[0], options.reads[-1]))).replace("blocks.", "")
+    hook = hook.replace("hook_", "").replace("_", "-").replace(".", "-")
     size = str(options.d_sae) if options.d_sae is not None else f"x{options.expansion:g}"
     level = next((f"{key}{getattr(options, name):g}" for key, name in _LEVELS if getattr(options, name, None)), "")
     seed = f"seed{options.seed}" if options.seed else ""
     return "-".join(part for part in (hook, kind.replace("_", "-"), size, level, seed) if part)
+
+
+def _short(value: Any) -> str:
+    return "-".join(map(_short, value)) if isinstance(value, list) else str(value).replace(".hook_", "-").replace("_", "-")
 
 
 _LEVELS = (("k", "k"), ("l0-", "target_l0"), ("l0c", "l0_coefficient"), ("l1-", "l1_coefficient"), ("n", "max_iterations"))

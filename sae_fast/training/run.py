@@ -1,17 +1,17 @@
 """A run from a configuration to finished SAEs: tokens, activations, training, thresholds, files. What is done is kept.
 
 run/
-tokens/           the TokenDataset
-activations/      the store (or wherever `[activations] folder` says)
-checkpoints/      the newest two
-metrics.jsonl     a line for each logged step and SAE
-saes/<name>/      the finished SAEs
-run.json          what it was made from, and what came out
+    tokens/           the TokenDataset
+    activations/      the store (or wherever `[activations] folder` says)
+    checkpoints/      the newest two; of fine-tuning in finetune/
+    metrics.jsonl     a line for each logged step and SAE
+    report.html       the same as curves
+    saes/<name>/      the finished SAEs
+    run.json          what it was made from, and what came out
 """
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,63 +21,73 @@ import torch
 from torch import Tensor
 
 import sae_fast.lm
-from sae_fast.activations import ActivationStore, Permutation, Split, write_store
-from sae_fast.corpus import corpus_fingerprint, open_corpus
-from sae_fast.corpus.tokenise import Tokeniser, choose_prefix, write_tokens
 from sae_fast.corpus.tokens import TokenDataset
-from sae_fast.errors import ArgumentError, MismatchError
-from sae_fast.evaluation.metrics import FeatureCounts, ReconstructionStats
-from sae_fast.files import fingerprint, source_fingerprint, write_whole
+from sae_fast.errors import StoppedError
+from sae_fast.files import write_whole
 from sae_fast.lm.interface import LanguageModel
 from sae_fast.progress import step as progress_step
 from sae_fast.sae import SAE
 from sae_fast.training.checkpoint import resume, save_checkpoint
+from sae_fast.training.collect import collect, load_tokens
 from sae_fast.training.config import RunConfig
+from sae_fast.training.data import SAMPLE_TOKENS, Activations
+from sae_fast.training.distributed import Ranks, joined, require_even
+from sae_fast.training.estimate import require_memory
+from sae_fast.training.finetune import FineTuner
+from sae_fast.training.finish import finish, measure, save
 from sae_fast.training.metrics_log import MetricsLog
+from sae_fast.training.report import write_report
+from sae_fast.training.signals import stopping_on_request
+from sae_fast.training.sinks import Sinks
 from sae_fast.training.trainer import StepMetrics, Trainer
 from sae_fast.training.variants import VARIANTS, Start, Variant
-
-SAMPLE_TOKENS = 8192
-"""Activations from which the initial weights are made."""
-HELD_OUT_TOKENS = 65536
-"""Held-out activations that thresholds are set on, and results measured on, at most."""
+from sae_fast.training.variants.sharded import sharded
 
 
 @dataclass(frozen=True)
 class Data:
     """What the SAEs learn from."""
 
-    store: ActivationStore
-    training: Split
-    held_out: Split
+    activations: Activations
     dataset: TokenDataset
+    training_contexts: np.ndarray[Any, np.dtype[np.int64]]
     prepend_bos: bool
 
 
 def train(config: RunConfig, show_progress: bool = True) -> dict[str, SAE]:
-    """Carry out a run, or go on with it, and return its SAEs by name.
+    """Carry out a run, or go on with it, and return its SAEs by name. Under torchrun, call it in every process.
 
     Raises:
+        StoppedError: SIGINT or SIGTERM came; a checkpoint is written.
         ArgumentError: the run needs more memory than this machine has.
         MismatchError: the folder holds a run with other settings.
         DiskFullError, NonFiniteError, StoreError, CorpusError, HookNotFoundError: with what is finished kept.
     """
-    folder = Path(config.output.folder)
+    with joined(config.model.device) as (ranks, device):
+        config = replace(config, model=replace(config.model, device=device))
+        return _train_all(config, ranks, show_progress and ranks.is_first)
+
+
+def _train_all(config: RunConfig, ranks: Ranks, show_progress: bool) -> dict[str, SAE]:
+    options, folder = config.train, Path(config.output.folder)
+    require_even(ranks, "[train] batch_tokens / accumulate", options.batch_tokens // options.accumulate)
     lm = load_lm(config)
-    data = collect(config, lm, show_progress)
-    variants = make_variants(config, data.store)
-    require_memory(variants.values(), config.train.batch_tokens)
-    trainer = Trainer(variants, config.train)
-    settings = {**config.as_dict(), "store": data.store.info}
+    data = prepare(config, lm, ranks, show_progress)
+    variants = make_variants(config, data.activations, ranks)
+    require_memory(variants.values(), options.batch_tokens)
+    trainer = Trainer(variants, options, ranks)
+    settings = {**config.as_dict(), "activations_of": dict(data.activations.about)}
     resume(folder / "checkpoints", trainer, settings)
-    log = MetricsLog(folder / "metrics.jsonl", trainer.step)
-    _train(config, trainer, data, log, settings, show_progress)
-    saes = {name: finish(config, variant, data) for name, variant in trainer.variants.items()}
-    for name, sae in saes.items():
-        sae.save(folder / "saes" / name, config.output.format)
-    results = {name: measure(sae, data) for name, sae in saes.items()}
-    content = {"config": config.as_dict(), "n_steps": trainer.step, "results": results}
-    write_whole(folder / "run.json", (json.dumps(content, indent=1) + "\n").encode())
+    parts = ranks if not options.shard_features else Ranks()
+    with Loop(config, ranks, settings, show_progress) as loop:
+        loop.run(trainer, lambda first: data.activations.batches(options, first, parts), folder / "checkpoints", "training")
+        if config.finetune.tokens:
+            tuner = FineTuner(variants, config.finetune, options, lm, data.dataset, data.training_contexts, parts)
+            resume(folder / "finetune", tuner, settings)
+            loop.offset = options.n_steps
+            loop.run(tuner, tuner.batches, folder / "finetune", "fine-tuning")
+        saes = _finish_all(config, variants, data, ranks)
+        loop.report()
     return saes
 
 
@@ -87,138 +97,127 @@ def load_lm(config: RunConfig) -> LanguageModel:
     return sae_fast.lm.load(model.source, backend=model.backend, device=model.device, dtype=model.dtype, **model.arguments)
 
 
-def collect(config: RunConfig, lm: LanguageModel, show_progress: bool = True) -> Data:
-    """Tokens and activations, made or taken up again."""
-    dataset, prefix = tokens(config, lm, show_progress)
-    stored = config.activations
-    store = write_store(
-        stored.folder or Path(config.output.folder) / "activations",
-        lm,
-        dataset,
-        hooks_of(config),
-        stored.dtype,
-        stored.batch_size,
-        stored.shard_tokens,
-        model_fingerprint=source_fingerprint(config.model.source),
-        show_progress=show_progress,
-    )
-    training, held_out = store.split_by_document(dataset, stored.held_out)
-    return Data(store, training, held_out, dataset, prefix is not None)
-
-
-def tokens(config: RunConfig, lm: LanguageModel, show_progress: bool = True) -> tuple[TokenDataset, int | None]:
-    """(the dataset, id of the BOS that begins its contexts).
-
-    Raises `MismatchError` where the folder holds the tokens of another corpus.
-    """
-    folder, options = Path(config.output.folder) / "tokens", config.corpus
-    corpus = open_corpus(options)
-    prefix = choose_prefix(lm.tokenizer, options.prepend_bos, (), corpus.is_chat)
-    made_from = fingerprint(
-        {"corpus": corpus_fingerprint(options), "options": vars(options) | {"source": None}, "prefix": prefix}
-    )
-    if (folder / "dataset.json").exists():
-        dataset = TokenDataset.open(folder)
-        if (dataset.info or {}).get("made_from", {}).get("fingerprint") != made_from:
-            raise MismatchError(
-                f"{folder}: holds the tokens of another corpus, or of other options",
-                advice="Name another [output] folder, or remove this one",
-            )
-        return dataset, prefix
-    tokeniser = Tokeniser(lm.tokenizer, options.context_length, prefix, options.count_special, options.roles)
-    with progress_step("tokens", corpus.n_documents or 0, "documents", enabled=show_progress) as advance:
-        return write_tokens(folder, corpus, tokeniser, options.max_tokens, advance, fingerprint=made_from), prefix
+def prepare(config: RunConfig, lm: LanguageModel, ranks: Ranks, show_progress: bool) -> Data:
+    """Tokens and activations; the first process makes them, the others wait."""
+    if not ranks.is_first:
+        ranks.wait()
+    dataset, prefix = load_tokens(config, lm, show_progress)
+    activations, contexts = collect(config, lm, dataset, hooks_of(config), show_progress)
+    if ranks.is_first:
+        ranks.wait()
+    return Data(activations, dataset, contexts, prefix is not None)
 
 
 def hooks_of(config: RunConfig) -> list[str]:
     """Every hook that an SAE of the run reads or writes at."""
-    names = [name for _, options in config.sae.values() for name in (options.hook_name, options.hook_name_out)]
-    return list(dict.fromkeys(name for name in names if name is not None))
+    return list(dict.fromkeys(hook for _, options in config.sae.values() for hook in (*options.reads, *options.writes)))
 
 
-def make_variants(config: RunConfig, store: ActivationStore) -> dict[str, Variant]:
-    """The SAEs before their first step."""
-    order = Permutation(store.n_rows, config.train.seed)
-    rows = np.sort(order[: min(SAMPLE_TOKENS, store.n_rows)])
-    samples = {hook: store.rows(hook, rows).float() for hook in store.hooks}
-    made = {}
+def make_variants(config: RunConfig, activations: Activations, ranks: Ranks | None = None) -> dict[str, Variant]:
+    """The SAEs before their first step, on the device of the run."""
+    samples = activations.sample(SAMPLE_TOKENS, config.train.seed)
+    made: dict[str, Variant] = {}
     for name, (kind, options) in config.sae.items():
-        hook_in, hook_out = options.hook_name, options.hook_name_out or options.hook_name
-        start = Start(samples[hook_in], samples[hook_out], store.norm_scale(hook_in), store.norm_scale(hook_out))
-        made[name] = VARIANTS[kind](options, start)
+        x, scale_in, _ = _joined(samples, activations, options.reads)
+        y, scale_out, widths = _joined(samples, activations, options.writes)
+        variant = VARIANTS[kind](options, Start(x, y, scale_in, scale_out, widths))
+        if ranks is not None and config.train.shard_features:
+            variant = sharded(variant, ranks)
+        made[name] = variant.to(config.model.device)
     return made
 
 
-def require_memory(variants: Iterable[Variant], batch_tokens: int) -> None:
-    """Raise `ArgumentError` where weights, gradients and optimizer do not fit in this machine's memory."""
-    needed = 0
-    for variant in variants:
-        weights = sum(parameter.numel() for parameter in variant.parameters())
-        needed += 16 * weights + 4 * batch_tokens * (variant.d_in + 3 * variant.d_out)
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > total:
-        raise ArgumentError(
-            f"the run needs {needed / 1e9:.1f} GB for weights, gradients and optimizer, and this machine has "
-            f"{total / 1e9:.1f} GB",
-            advice="Train fewer SAEs at once, or smaller ones",
-        )
+def _joined(
+    samples: Mapping[str, Tensor], activations: Activations, hooks: tuple[str, ...]
+) -> tuple[Tensor, float | Tensor, tuple[int, ...]]:
+    """(sample, scale, widths) of some hooks side by side."""
+    scales = [activations.norm_scale(hook) for hook in hooks]
+    widths = tuple(activations.hooks[hook] for hook in hooks)
+    if len(hooks) == 1:
+        return samples[hooks[0]], scales[0], widths
+    scale = torch.cat([torch.full((width,), one, dtype=torch.float64) for width, one in zip(widths, scales, strict=True)])
+    return torch.cat([samples[hook] for hook in hooks], dim=1), scale, widths
 
 
-def held_out_batches(data: Data, variant_options: Any, limit: int = HELD_OUT_TOKENS) -> Iterator[tuple[Tensor, Tensor]]:
-    """`(x, y)` of held-out tokens, spread over the held-out documents, at most `limit` of them."""
-    n = len(data.held_out)
-    places = np.unique(np.linspace(0, n - 1, min(n, limit)).astype(np.int64))
-    hook_in, hook_out = variant_options.hook_name, variant_options.hook_name_out or variant_options.hook_name
-    for part in np.array_split(places, max(1, len(places) // 4096)):
-        rows = data.held_out.rows(part)
-        x = data.store.rows(hook_in, rows).float()
-        yield x, x if hook_in == hook_out else data.store.rows(hook_out, rows).float()
+class Loop:
+    """Steps with metrics, checkpoints, reports and an end on request."""
+
+    def __init__(self, config: RunConfig, ranks: Ranks, settings: Mapping[str, Any], show_progress: bool) -> None:
+        self.config, self.ranks, self.settings, self.show_progress = config, ranks, settings, show_progress
+        self.offset = 0
+        """steps of what came before"""
+        self.folder, self.sinks = Path(config.output.folder), Sinks(config.output, config.as_dict())
+
+    def __enter__(self) -> "Loop":
+        if self.ranks.is_first:
+            self.sinks.open(self.folder)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.sinks.close()
+
+    def run(self, trainer: Trainer, batches: Callable[[int], Iterator[Any]], folder: Path, title: str) -> None:
+        """Go on to the last step. Raises `StoppedError` when asked to end, with a checkpoint written."""
+        output, options = self.config.output, trainer.options
+        every = max(1, output.checkpoint_tokens // options.batch_tokens)
+        device = torch.device(self.config.model.device)
+        remaining = (options.n_steps - trainer.step) * options.batch_tokens
+        if remaining <= 0:
+            return
+        log = MetricsLog(self.folder / "metrics.jsonl", self.offset + trainer.step) if self.ranks.is_first else None
+        with (
+            stopping_on_request() as stop,
+            progress_step(title, remaining, "tokens", enabled=self.show_progress) as advance,
+        ):
+
+            def after(metrics: Mapping[str, StepMetrics]) -> None:
+                advance(options.batch_tokens)
+                is_last = trainer.step == options.n_steps
+                if log is not None and (trainer.step % output.log_steps == 0 or is_last):
+                    shifted = {name: replace(m, step=m.step + self.offset) for name, m in metrics.items()}
+                    log.write(shifted)
+                    self.sinks.write(shifted)
+                ends = self.ranks.any(stop.requested, device)
+                if trainer.step % every == 0 or is_last or ends:
+                    save_checkpoint(folder, trainer, self.settings)
+                    self.report()
+                if ends and not is_last:
+                    raise _stopped(trainer, self.folder)
+
+            trainer.run(lambda first: _on(device, batches(first)), report=after)
+
+    def report(self) -> None:
+        """Write report.html anew."""
+        if self.ranks.is_first:
+            write_report(self.folder)
 
 
-def finish(config: RunConfig, variant: Variant, data: Data) -> SAE:
-    """The finished SAE, with thresholds set where they are set, and the names that belong to it."""
-    variant.eval()
-    sae = variant.to_sae(lambda: held_out_batches(data, variant.options), getattr(torch, config.output.dtype))
-    name = config.model.name or config.model.source.rstrip("/").rpartition("/")[2]
-    context = config.corpus.context_length
-    return sae.replace(replace(sae.cfg, model_name=name, context_size=context, prepend_bos=data.prepend_bos))
+def _stopped(trainer: Trainer, folder: Path) -> StoppedError:
+    step, n_steps = trainer.step, trainer.options.n_steps
+    return StoppedError(
+        f"stopped after step {step:,} of {n_steps:,}; a checkpoint is in {folder}", advice="The same command goes on from there"
+    )
 
 
-def measure(sae: SAE, data: Data) -> dict[str, float | None]:
-    """Reconstruction and sparsity on held-out tokens; `sae-fast eval` measures what splicing it in costs."""
-    stats, counts = ReconstructionStats(sae.cfg.d_out), FeatureCounts(sae.cfg.d_sae)
-    for x, y in held_out_batches(data, sae.cfg):
-        acts = sae.encode(x)
-        y_hat, skipped = sae.decode(acts), sae.skip(x)
-        stats.update(y, y_hat if skipped is None else y_hat + skipped)
-        counts.update(acts)
-    return {
-        "n_tokens": stats.n_tokens,
-        "explained_variance": stats.explained_variance,
-        "mse": stats.mse,
-        "l0": counts.l0,
-        "never_active": int((counts.counts == 0).sum()),
-    }
+def _on(device: torch.device, batches: Iterator[Any]) -> Iterator[Any]:
+    """Activations moved to a device; batches of tokens as they are."""
+    for batch in batches:
+        yield {hook: x.to(device, non_blocking=True) for hook, x in batch.items()} if isinstance(batch, dict) else batch
 
 
-def _train(
-    config: RunConfig, trainer: Trainer, data: Data, log: MetricsLog, settings: Mapping[str, Any], show_progress: bool
-) -> None:
-    options, output = config.train, config.output
-    every = max(1, output.checkpoint_tokens // options.batch_tokens)
-    folder = Path(output.folder) / "checkpoints"
-
-    def batches(first_step: int) -> Iterator[Mapping[str, Tensor]]:
-        return data.store.batches(options.batch_tokens, options.seed, first_step, data.training)
-
-    remaining = options.n_steps - trainer.step
-    with progress_step("training", remaining * options.batch_tokens, "tokens", enabled=show_progress) as advance:
-
-        def report(metrics: Mapping[str, StepMetrics]) -> None:
-            advance(options.batch_tokens)
-            if trainer.step % output.log_steps == 0 or trainer.step == options.n_steps:
-                log.write(metrics)
-            if trainer.step % every == 0 or trainer.step == options.n_steps:
-                save_checkpoint(folder, trainer, settings)
-
-        trainer.run(batches, report=report)
+def _finish_all(config: RunConfig, variants: Mapping[str, Variant], data: Data, ranks: Ranks) -> dict[str, SAE]:
+    folder, found, results, formats = Path(config.output.folder), {}, {}, {}
+    for name, variant in variants.items():
+        whole = variant.whole()
+        if not ranks.is_first:
+            continue
+        saes = finish(config, whole, data.activations, data.prepend_bos)
+        for suffix, sae in saes.items():
+            path = f"{name}/{suffix}".rstrip("/")
+            formats[path] = save(sae, folder / "saes" / path, config.output.format)
+            found[path] = sae
+        results[name] = measure(saes, whole, data.activations)
+    if ranks.is_first:
+        content = {"config": config.as_dict(), "n_steps": config.train.n_steps, "formats": formats, "results": results}
+        write_whole(folder / "run.json", (json.dumps(content, indent=1) + "\n").encode())
+    return found

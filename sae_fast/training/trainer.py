@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sae_fast.errors import ArgumentError, ConfigError
 from sae_fast.tables import at_least
+from sae_fast.training.distributed import Ranks
 from sae_fast.training.schedules import Schedule, check_schedule, lr_factor
 from sae_fast.training.variants import Loss, Moment, Variant
 
@@ -43,6 +44,8 @@ class TrainOptions:
     """largest norm of a step's gradient, in units of the gradient of the mean loss per dimension; none: no clipping"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """of the products; weights, sums and the optimizer are float32 either way"""
+    shard_features: bool = False
+    """with torchrun: each process holds a part of the features and sees every batch, instead of the other way round (topk)"""
     seed: int = 0
     """of the order of the activations"""
 
@@ -84,9 +87,12 @@ class StepMetrics:
 class Trainer:
     """The variants, their optimizers, and the step that comes next."""
 
-    def __init__(self, variants: Mapping[str, Variant], options: TrainOptions) -> None:
+    def __init__(self, variants: Mapping[str, Variant], options: TrainOptions, ranks: Ranks | None = None) -> None:
+        """With `ranks`, batches are this process's rows, or whole ones where the features are sharded."""
         if not variants:
             raise ArgumentError("variants", expected="at least one SAE to train", got="none")
+        self.ranks = ranks or Ranks()
+        self.data_ranks = Ranks() if options.shard_features else self.ranks
         self.variants, self.options = dict(variants), options
         self.optimizers = {name: _optimizer(variant, options) for name, variant in variants.items()}
         for variant in variants.values():
@@ -101,82 +107,99 @@ class Trainer:
     ) -> None:
         """Go on from `step` to the end, or to step `until`; `report` gets the metrics of every step, by name."""
         end = self.options.n_steps if until is None else min(until, self.options.n_steps)
-        for batch in batches(self.step):
-            if self.step >= end:
-                return
+        stream = batches(self.step)
+        while self.step < end:
+            batch = next(stream)
             metrics = {name: self._train(name, variant, batch) for name, variant in self.variants.items()}
             self.step += 1
             if report is not None:
                 report(metrics)
 
-    def hooks(self) -> list[str]:
-        """Every hook that a variant reads or writes at."""
-        options = [variant.options for variant in self.variants.values()]
-        return list(dict.fromkeys(hook for o in options for hook in (o.hook_name, o.hook_name_out) if hook is not None))
-
     def state(self) -> dict[str, Tensor]:
-        """All that a run needs to go on, by name."""
+        """All that a run needs to go on, by name; the same whatever the number of processes."""
         tensors = {"step": torch.tensor(self.step)}
         for name, variant in self.variants.items():
-            tensors |= {f"{name}/weights/{key}": value for key, value in variant.state_dict().items()}
-            for number, state in self.optimizers[name].state_dict()["state"].items():
-                tensors |= {f"{name}/adam/{number}/{key}": torch.as_tensor(value) for key, value in state.items()}
+            for key, value in variant.state_dict().items():
+                tensors[f"{name}/weights/{key}"] = variant.gathered(key, value)
+            moments = self.optimizers[name].state_dict()["state"]
+            for number, key in enumerate(self._numbered(name)):
+                for kind, value in moments.get(number, {}).items():
+                    tensors[f"{name}/adam/{key}/{kind}"] = variant.gathered(key, torch.as_tensor(value))
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up a run where `state` left it."""
-        self.step = int(tensors["step"])
         for name, variant in self.variants.items():
-            variant.load_state_dict(_below(tensors, f"{name}/weights/"))
+            weights = _below(tensors, f"{name}/weights/")
+            variant.load_state_dict({key: variant.own_part(key, value) for key, value in weights.items()})
             adam: dict[int, dict[str, Tensor]] = {}
-            for key, value in _below(tensors, f"{name}/adam/").items():
-                number, _, field = key.partition("/")
-                adam.setdefault(int(number), {})[field] = value
+            for number, key in enumerate(self._numbered(name)):
+                moments = _below(tensors, f"{name}/adam/{key}/")
+                if moments:
+                    adam[number] = {kind: variant.own_part(key, value) for kind, value in moments.items()}
             optimizer = self.optimizers[name]
             optimizer.load_state_dict({**optimizer.state_dict(), "state": adam})
+        self.step = int(tensors["step"])
+
+    def _numbered(self, name: str) -> list[str]:
+        """Names of the parameters in the order in which the optimizer counts them."""
+        names = {id(parameter): key for key, parameter in self.variants[name].named_parameters()}
+        return [names[id(parameter)] for group in self.optimizers[name].param_groups for parameter in group["params"]]
 
     def _train(self, name: str, variant: Variant, batch: Mapping[str, Tensor]) -> StepMetrics:
-        options, optimizer = self.options, self.optimizers[name]
-        factor = lr_factor(self.step, options.n_steps, options.warmup, options.decay, options.schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
-        x = batch[variant.options.hook_name]
-        y = x if variant.options.hook_name_out is None else batch[variant.options.hook_name_out]
-        moment = Moment(self.step, options.n_steps)
+        options, moment = self.options, Moment(self.step, self.options.n_steps)
+        x = side_by_side(batch, variant.options.reads)
+        y = x if variant.options.writes == variant.options.reads else side_by_side(batch, variant.options.writes)
         losses = []
         variant.train()
         for x_part, y_part in zip(x.chunk(options.accumulate), y.chunk(options.accumulate), strict=True):
             losses.append(variant.loss(x_part, y_part, moment))
             (losses[-1].total * (len(x_part) / len(x))).backward()
+            losses[-1].release()
+        fired = torch.stack([loss.fired for loss in losses]).sum(0)
+        self.take_step(name, self.data_ranks.total(fired), len(x) * self.data_ranks.size)
+        return self._metrics(name, losses, fired)
+
+    def take_step(self, name: str, fired: Tensor, n: int) -> None:
+        """A step of the optimizer, from the gradients that are there. `fired` [d_sae] and `n` tokens are of all processes."""
+        variant, optimizer, options = self.variants[name], self.optimizers[name], self.options
+        factor = lr_factor(self.step, options.n_steps, options.warmup, options.decay, options.schedule)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        self.data_ranks.average_gradients(variant)
         variant.after_backward()
         if options.clip_norm is not None:
             # The loss sums over the width and its gradient grows with it; SAEs of all widths are clipped alike.
-            torch.nn.utils.clip_grad_norm_(variant.parameters(), options.clip_norm * variant.d_out)
+            variant.clip_gradients(options.clip_norm * variant.d_out)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        fired = torch.stack([loss.fired for loss in losses]).sum(0)
-        variant.after_step(fired, len(x))
-        return self._metrics(variant, losses, fired, optimizer.param_groups[0]["lr"])
+        variant.after_step(fired, n)
 
-    def _metrics(self, variant: Variant, losses: list[Loss], fired: Tensor, lr: float) -> StepMetrics:
-        n = sum(loss.n for loss in losses)
-
-        def mean(values: list[Tensor]) -> float:
-            return sum(float(value) * loss.n for value, loss in zip(values, losses, strict=True)) / n
-
-        terms = {name: mean([loss.terms[name] for loss in losses if name in loss.terms]) for name in losses[-1].terms}
-        error = sum(float(loss.squared_error) for loss in losses)
-        deviation = sum(float(loss.squared_deviation) for loss in losses)
+    def _metrics(self, name: str, losses: list[Loss], fired: Tensor) -> StepMetrics:
+        """Of the whole batch; `fired` is summed over processes already."""
+        variant, n_parts = self.variants[name], len(losses) * self.data_ranks.size
+        terms = list(losses[-1].terms)
+        means = torch.stack(
+            [torch.stack([loss.total.detach(), *(loss.terms[term] for term in terms)]) for loss in losses]
+        ).double()
+        sums = torch.stack([torch.stack([loss.squared_error, loss.squared_deviation]) for loss in losses]).double()
+        totals = self.data_ranks.total(torch.cat([means.sum(0) / n_parts, sums.sum(0)])).tolist()
+        n = sum(loss.n for loss in losses) * self.data_ranks.size
         return StepMetrics(
             step=self.step + 1,
             tokens=(self.step + 1) * self.options.batch_tokens,
-            loss=mean([loss.total.detach() for loss in losses]),
-            terms=terms,
-            explained_variance=1 - error / max(deviation, 1e-30),
-            l0=float(fired.sum()) / n,
-            n_dead=int(variant.dead.sum()),
-            lr=lr,
+            loss=totals[0],
+            terms=dict(zip(terms, totals[1:-2], strict=True)),
+            explained_variance=1 - totals[-2] / max(totals[-1], 1e-30),
+            l0=float(variant.totalled(fired)) / n,
+            n_dead=int(variant.totalled(variant.dead)),
+            lr=self.optimizers[name].param_groups[0]["lr"],
         )
+
+
+def side_by_side(batch: Mapping[str, Tensor], hooks: tuple[str, ...]) -> Tensor:
+    """The activations at some hooks as one tensor [n, sum of widths]."""
+    return batch[hooks[0]] if len(hooks) == 1 else torch.cat([batch[hook] for hook in hooks], dim=1)
 
 
 def _optimizer(variant: Variant, options: TrainOptions) -> torch.optim.Adam:

@@ -28,19 +28,13 @@ DENSE_ABOVE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class VariantOptions:
-    """What every SAE in training has."""
+class SharedOptions:
+    """What every SAE in training has, wherever it reads and writes."""
 
-    hook_name: str
-    """where in the LM it reads"""
-    hook_name_out: str | None = None
-    """where it writes, for a transcoder; default: it reconstructs what it reads"""
     d_sae: int | None = None
     """number of features; give this or `expansion`"""
     expansion: float | None = None
     """number of features as a multiple of the width that it reads"""
-    skip: bool = False
-    """a linear term beside the features (transcoders)"""
     unit_norm_decoder: bool = True
     """keep decoder rows at norm one: their gradient turns them only, and they are rescaled after each step"""
     start_from_data: bool = True
@@ -57,14 +51,49 @@ class VariantOptions:
     def __post_init__(self) -> None:
         if (self.d_sae is None) == (self.expansion is None):
             raise ConfigError("[[sae]]: expected d_sae or expansion, and not both")
-        if self.skip and self.hook_name_out is None:
-            raise ConfigError("[[sae]] skip: only a transcoder has a skip term; give hook_name_out")
         at_least("[[sae]]", "d_sae", self.d_sae, 1)
         at_least("[[sae]]", "dead_after_tokens", self.dead_after_tokens, 1)
 
     def features(self, d_in: int) -> int:
         """Number of features for inputs of width `d_in`."""
         return self.d_sae if self.d_sae is not None else max(1, round(d_in * (self.expansion or 1)))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Hooks whose activations, side by side, are the input."""
+        raise NotImplementedError
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Hooks whose activations, side by side, are the target."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantOptions(SharedOptions):
+    """What every SAE that reads one hook and writes one has."""
+
+    hook_name: str
+    """where in the LM it reads"""
+    hook_name_out: str | None = None
+    """where it writes, for a transcoder; default: it reconstructs what it reads"""
+    skip: bool = False
+    """a linear term beside the features (transcoders)"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.skip and self.hook_name_out is None:
+            raise ConfigError("[[sae]] skip: only a transcoder has a skip term; give hook_name_out")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The one hook."""
+        return (self.hook_name,)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The one hook."""
+        return (self.hook_name_out or self.hook_name,)
 
 
 @dataclass(frozen=True)
@@ -75,10 +104,12 @@ class Start:
     """`[n, d_in]`, a sample of what is read."""
     y: Tensor
     """`[n, d_out]`, what is written at the same tokens."""
-    scale_in: float
-    """√d_in / mean norm of what is read."""
-    scale_out: float
-    """√d_out / mean norm of what is written."""
+    scale_in: float | Tensor
+    """√d_in / mean norm of what is read; of several hooks [d_in], each dimension that of its hook."""
+    scale_out: float | Tensor
+    """√d_out / mean norm of what is written, or [d_out]."""
+    widths: tuple[int, ...] = ()
+    """of the hooks that are written at, where there are several."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +140,12 @@ class Loss:
     """tokens"""
     terms: dict[str, Tensor] = field(default_factory=dict)
     """parts of the total, unweighted, by name"""
+    y_hat: Tensor | None = None
+    """[n, d_out] the reconstruction in scaled units, with its gradient"""
+
+    def release(self) -> None:
+        """Let go of everything that holds the batch in memory."""
+        self.total, self.y_hat = self.total.detach(), None
 
     @property
     def l0(self) -> float:
@@ -124,11 +161,12 @@ class Loss:
 class Variant(nn.Module, ABC):
     """One SAE in training."""
 
-    Options: ClassVar[type[VariantOptions]] = VariantOptions
+    Options: ClassVar[type[SharedOptions]] = VariantOptions
     architecture: ClassVar[Architecture]
 
     tokens_since_active: Tensor
-    scales: Tensor
+    scale_in: Tensor
+    scale_out: Tensor
     density: Tensor
 
     def __init__(self, options: Any, start: Start) -> None:
@@ -138,16 +176,18 @@ class Variant(nn.Module, ABC):
         """dtype in which inputs and weights are multiplied; sums, weights and gradients are float32 or wider"""
         self.d_in, self.d_out = start.x.shape[1], start.y.shape[1]
         self.d_sae = options.features(self.d_in)
-        self.is_transcoder = options.hook_name_out is not None
+        self.is_transcoder = options.writes != options.reads
         generator = torch.Generator().manual_seed(options.seed)
-        W_enc, W_dec = _initial_rows(self.d_sae, start, options, self.is_transcoder, generator)
+        W_enc, W_dec = initial_rows(self.d_sae, start, options, self.is_transcoder, generator)
         self.W_enc = nn.Parameter(W_enc)
         self.W_dec = nn.Parameter(W_dec)
         self.b_dec = nn.Parameter((start.y.double().mean(0) * start.scale_out).float())
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
-        self.W_skip = nn.Parameter(torch.zeros(self.d_out, self.d_in)) if options.skip else None
+        has_skip = isinstance(options, VariantOptions) and options.skip
+        self.W_skip = nn.Parameter(torch.zeros(self.d_out, self.d_in)) if has_skip else None
         self.register_buffer("tokens_since_active", torch.zeros(self.d_sae, dtype=torch.int64))
-        self.register_buffer("scales", torch.tensor([start.scale_in, start.scale_out], dtype=torch.float64))
+        self.register_buffer("scale_in", torch.as_tensor(start.scale_in).double().expand(self.d_in).clone())
+        self.register_buffer("scale_out", torch.as_tensor(start.scale_out).double().expand(self.d_out).clone())
         self.register_buffer("density", torch.tensor(1.0))
 
     @abstractmethod
@@ -163,10 +203,39 @@ class Variant(nn.Module, ABC):
 
         Raises `NonFiniteError` where it is NaN or infinite: the trainer stops at the last good checkpoint.
         """
-        loss = self.objective(x.float() * float(self.scales[0]), y.float() * float(self.scales[1]), moment)
+        loss = self.objective(self.scaled(x), self.scaled_target(y), moment)
         if not bool(torch.isfinite(loss.total)):
-            raise NonFiniteError(f"the loss of step {moment.step} is {float(loss.total)}", advice="Lower the learning rate")
+            total = float(loss.total.detach())
+            raise NonFiniteError(f"the loss of step {moment.step} is {total}", advice="Lower the learning rate")
         return loss
+
+    def clip_gradients(self, largest: float) -> None:
+        """Scale all gradients down together where their norm is above `largest`."""
+        nn.utils.clip_grad_norm_(self.parameters(), largest)
+
+    def totalled(self, counts: Tensor) -> Tensor:
+        """The sum of counts over all parts of the dictionary; they are here as a rule (see `sharded`)."""
+        return counts.sum()
+
+    def gathered(self, name: str, tensor: Tensor) -> Tensor:
+        """A tensor of the state, by the name of its parameter or buffer, with the parts that other processes hold."""
+        return tensor
+
+    def whole(self) -> "Variant":
+        """With all features."""
+        return self
+
+    def own_part(self, name: str, tensor: Tensor) -> Tensor:
+        """Of a gathered tensor what this process holds."""
+        return tensor
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Inputs in the units of training."""
+        return x.float() * self.scale_in.float()
+
+    def scaled_target(self, y: Tensor) -> Tensor:
+        """Targets in the units of training."""
+        return y.float() * self.scale_out.float()
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """For the optimizer; every group names its peak learning rate."""
@@ -199,6 +268,11 @@ class Variant(nn.Module, ABC):
         return float(self.density) > DENSE_ABOVE
 
     @torch.no_grad()
+    def to_saes(self, held_out: HeldOut, dtype: torch.dtype = torch.float32) -> dict[str, SAE]:
+        """What it becomes, by what is appended to its name: one SAE, or one for each layer."""
+        return {"": self.to_sae(held_out, dtype)}
+
+    @torch.no_grad()
     def to_sae(self, held_out: HeldOut, dtype: torch.dtype = torch.float32) -> SAE:
         """The SAE in the LM's units, weights in `dtype`, biases and thresholds in float32.
 
@@ -212,7 +286,7 @@ class Variant(nn.Module, ABC):
 
     def tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Those of the finished SAE, but its threshold."""
-        scale_in, scale_out = self.scales.tolist()
+        scale_in, scale_out = self.scale_in, self.scale_out
         tensors = {
             "W_enc": (self.W_enc.double() * scale_in).to(dtype).T,
             "W_dec": (self.W_dec.double() / scale_out).to(dtype),
@@ -220,7 +294,7 @@ class Variant(nn.Module, ABC):
             "b_enc": self.b_enc.detach().clone(),
         }
         if self.W_skip is not None:
-            tensors["W_skip"] = (self.W_skip.double() * scale_in / scale_out).to(dtype)
+            tensors["W_skip"] = (self.W_skip.double() * scale_in / scale_out[:, None]).to(dtype)
         return tensors
 
     def config(self) -> SAEConfig:
@@ -250,6 +324,10 @@ class Variant(nn.Module, ABC):
     def centred(self, x: Tensor) -> Tensor:
         """What is encoded: `x - b_dec` for an SAE, `x` for a transcoder."""
         return x if self.is_transcoder else x - self.b_dec
+
+    def decoder_norms(self) -> Tensor:
+        """What a penalty weights activations by, [d_sae]: norms of the decoder's rows."""
+        return self.W_dec.norm(dim=1)
 
     def narrowed(self, weights: Tensor) -> Tensor:
         """Weights as they enter a product."""
@@ -285,7 +363,7 @@ class Variant(nn.Module, ABC):
         with torch.no_grad():
             deviation = (y - y.mean(0)).square().sum()
         mse = error / len(y)
-        return Loss(mse, fired_counts(acts, self.d_sae), error.detach(), deviation, len(y), {"mse": mse.detach()})
+        return Loss(mse, fired_counts(acts, self.d_sae), error.detach(), deviation, len(y), {"mse": mse.detach()}, y_hat)
 
 
 def fired_counts(acts: SparseActs | Tensor, d_sae: int) -> Tensor:
@@ -295,13 +373,13 @@ def fired_counts(acts: SparseActs | Tensor, d_sae: int) -> Tensor:
     return (acts.detach() != 0).sum(0)
 
 
-def _initial_rows(
-    d_sae: int, start: Start, options: VariantOptions, is_transcoder: bool, generator: torch.Generator
+def initial_rows(
+    d_sae: int, start: Start, options: SharedOptions, is_transcoder: bool, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """(encoder rows [d_sae, d_in], decoder rows [d_sae, d_out] of norm one)."""
     noise = nn.functional.normalize(torch.randn(d_sae, start.y.shape[1], generator=generator), dim=1)
     if options.start_from_data:
-        y = start.y.float() * start.scale_out
+        y = (start.y * start.scale_out).float()
         chosen = y[torch.randint(0, len(y), (d_sae,), generator=generator)] - y.mean(0)
         noise = nn.functional.normalize(nn.functional.normalize(chosen, dim=1) + 0.5 * noise, dim=1)
     if not is_transcoder:

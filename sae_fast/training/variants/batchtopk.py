@@ -12,7 +12,7 @@ from sae_fast.errors import ConfigError
 from sae_fast.sparse import SparseActs, row_pointer
 from sae_fast.tables import at_least
 from sae_fast.training.calibration import threshold_for_l0
-from sae_fast.training.variants.base import HeldOut, Loss, Moment, VariantOptions
+from sae_fast.training.variants.base import HeldOut, Loss, Moment, SharedOptions, VariantOptions
 from sae_fast.training.variants.topk import TopK
 
 
@@ -57,7 +57,7 @@ class MatryoshkaOptions(BatchTopKOptions):
 class BatchTopK(TopK):
     """The k · n largest positive pre-activations of a batch; one threshold for all features when training is over."""
 
-    Options: ClassVar[type[VariantOptions]] = BatchTopKOptions
+    Options: ClassVar[type[SharedOptions]] = BatchTopKOptions
     architecture: ClassVar[Architecture] = "batchtopk"
 
     running_threshold: Tensor
@@ -79,9 +79,8 @@ class BatchTopK(TopK):
 
     def threshold_of(self, held_out: HeldOut) -> Tensor | None:
         """The value with which the mean L0 on held-out tokens is k."""
-        scale = float(self.scales[0])
         level = threshold_for_l0(
-            lambda: (self.centred(x.float() * scale) for x, _ in held_out()), self.W_enc, self.b_enc, self.options.k
+            lambda: (self.centred(self.scaled(x)) for x, _ in held_out()), self.W_enc, self.b_enc, self.options.k
         )
         return torch.full_like(self.b_enc, level)
 
@@ -99,7 +98,7 @@ class BatchTopK(TopK):
 class Matryoshka(BatchTopK):
     """BatchTopK whose first groups of features reconstruct on their own as well: the loss is the mean over all prefixes."""
 
-    Options: ClassVar[type[VariantOptions]] = MatryoshkaOptions
+    Options: ClassVar[type[SharedOptions]] = MatryoshkaOptions
 
     def __init__(self, options: Any, start: Any) -> None:
         super().__init__(options, start)

@@ -9,14 +9,14 @@ from sae_fast import ops
 from sae_fast.config import Architecture
 from sae_fast.sparse import SparseActs
 from sae_fast.training.penalties import weighted_l1
-from sae_fast.training.variants.base import HeldOut, Loss, Moment, Variant, VariantOptions
+from sae_fast.training.variants.base import HeldOut, Loss, Moment, SharedOptions, Variant
 from sae_fast.training.variants.standard import L1Options
 
 
 class Gated(Variant):
     """`1[π > 0] · relu(e^r · h + b_mag)` with `π = h + b_gate`, `h = (x - b_dec) W_enc`."""
 
-    Options: ClassVar[type[VariantOptions]] = L1Options
+    Options: ClassVar[type[SharedOptions]] = L1Options
     architecture: ClassVar[Architecture] = "gated"
 
     def __init__(self, options: Any, start: Any) -> None:
@@ -30,7 +30,7 @@ class Gated(Variant):
         inputs, options = self.centred(x), self.options
         acts, gate = self._dense(inputs) if self.is_dense else self._sparse(inputs)
         loss = self.reconstruction(y, self.decoded(acts, x), acts)
-        norms = self.W_dec.norm(dim=1)
+        norms = self.decoder_norms()
         if isinstance(gate, SparseActs):
             l1 = weighted_l1(gate.values, norms[gate.col_indices.long()], len(x))
             rebuilt = ops.decode(gate, self.narrowed(self.W_dec.detach()), self.b_dec.detach())

@@ -16,7 +16,7 @@ from sae_fast.errors import ConfigError
 from sae_fast.sparse import SparseActs
 from sae_fast.tables import at_least
 from sae_fast.training import penalties
-from sae_fast.training.variants.base import HeldOut, Loss, Moment, Variant, VariantOptions
+from sae_fast.training.variants.base import HeldOut, Loss, Moment, SharedOptions, Variant, VariantOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class JumpReLUOptions(VariantOptions):
 class JumpReLU(Variant):
     """`h · 1[h > θ]`."""
 
-    Options: ClassVar[type[VariantOptions]] = JumpReLUOptions
+    Options: ClassVar[type[SharedOptions]] = JumpReLUOptions
     architecture: ClassVar[Architecture] = "jumprelu"
 
     def __init__(self, options: Any, start: Any) -> None:
@@ -65,16 +65,16 @@ class JumpReLU(Variant):
     def objective(self, x: Tensor, y: Tensor, moment: Moment) -> Loss:
         """`mean ‖y - ŷ‖² + λ(t) · penalty + c · pull on dead features`."""
         inputs, threshold = self.centred(x), self.log_threshold.exp()
-        near, entry_threshold, features = self._near(inputs, threshold)
+        near, entry_threshold, features = self.near(inputs, threshold)
         values = penalties.JumpReLU.apply(near, entry_threshold, self.options.bandwidth)
-        acts = values if features is None else _with_values(features, values)
+        acts = values if features is None else with_values(features, values)
         loss = self.reconstruction(y, self.decoded(acts, x), acts)
-        penalty = self._penalty(near, values, entry_threshold, features, len(x))
+        penalty = self.penalty(near, values, entry_threshold, features, len(x))
         loss.terms["sparsity"] = penalty.detach()
         loss.total = loss.total + self.options.l0_coefficient * moment.risen(self.options.l0_warmup) * penalty
-        return self._with_pull(loss, inputs, threshold)
+        return self.with_pull(loss, inputs, threshold)
 
-    def _near(self, inputs: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, SparseActs | None]:
+    def near(self, inputs: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, SparseActs | None]:
         """(pre-activations, their thresholds, entries): all [n, d_sae], or [nnz] of those above θ - ε/2 with their entries."""
         if self.is_dense:
             pre_acts = self.pre_acts(inputs)
@@ -83,17 +83,19 @@ class JumpReLU(Variant):
         entries = ops.encode_threshold(inputs, self.encoder, self.b_enc, lowest)
         return entries.values, threshold[entries.col_indices.long()], entries
 
-    def _penalty(self, near: Tensor, values: Tensor, threshold: Tensor, entries: SparseActs | None, n: int) -> Tensor:
+    def penalty(self, near: Tensor, values: Tensor, threshold: Tensor, entries: SparseActs | None, n: int) -> Tensor:
+        """The sparsity term, of entries or dense values as `near` gives them."""
         options = self.options
         if options.penalty == "tanh":
-            norms = self.W_dec.norm(dim=1)
+            norms = self.decoder_norms()
             return penalties.tanh_l0(
                 values, norms if entries is None else norms[entries.col_indices.long()], n, options.tanh_scale
             )
         l0 = penalties.Step.apply(near, threshold, options.bandwidth).sum() / n
         return l0 if options.penalty == "step" else penalties.quadratic_l0(l0, options.target_l0)
 
-    def _with_pull(self, loss: Loss, inputs: Tensor, threshold: Tensor) -> Loss:
+    def with_pull(self, loss: Loss, inputs: Tensor, threshold: Tensor) -> Loss:
+        """Add the term of features that never fire. `inputs` are centred, `threshold` [d_sae]."""
         dead, coefficient = self.dead, self.options.dead_coefficient
         if coefficient and bool(dead.any()):
             norms = self.W_dec[dead].norm(dim=1)
@@ -120,5 +122,6 @@ class JumpReLU(Variant):
         return {} if self.options.target_l0 is None else {"target_l0": self.options.target_l0}
 
 
-def _with_values(entries: SparseActs, values: Tensor) -> SparseActs:
+def with_values(entries: SparseActs, values: Tensor) -> SparseActs:
+    """The same entries with other values."""
     return SparseActs(entries.crow_indices, entries.col_indices, values, entries.shape)

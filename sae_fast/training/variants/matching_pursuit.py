@@ -11,7 +11,7 @@ from sae_fast.architectures import encode_matching_pursuit
 from sae_fast.config import Architecture, MatchingPursuit
 from sae_fast.errors import ConfigError
 from sae_fast.tables import at_least
-from sae_fast.training.variants.base import HeldOut, Loss, Moment, Variant, VariantOptions
+from sae_fast.training.variants.base import HeldOut, Loss, Moment, SharedOptions, Variant, VariantOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class PursuitOptions(VariantOptions):
 class Pursuit(Variant):
     """Its encoder is its decoder: `W_enc` and `b_enc` are not used."""
 
-    Options: ClassVar[type[VariantOptions]] = PursuitOptions
+    Options: ClassVar[type[SharedOptions]] = PursuitOptions
     architecture: ClassVar[Architecture] = "matching_pursuit"
 
     def __init__(self, options: Any, start: Any) -> None:
@@ -56,8 +56,8 @@ class Pursuit(Variant):
 
     def tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """The decoder alone, of norm one: the scale of the input stays in b_dec and in the residual threshold."""
-        return {"W_dec": self.W_dec.detach().to(dtype), "b_dec": (self.b_dec.double() / float(self.scales[1])).float()}
+        return {"W_dec": self.W_dec.detach().to(dtype), "b_dec": (self.b_dec.double() / float(self.scale_out[0])).float()}
 
     def config_fields(self) -> dict[str, Any]:
         """When a pursuit ends, in the LM's units."""
-        return {"pursuit": self._pursuit(float(self.scales[0]))}
+        return {"pursuit": self._pursuit(float(self.scale_in[0]))}

@@ -11,7 +11,7 @@ from sae_fast.config import Architecture
 from sae_fast.sparse import SparseActs
 from sae_fast.tables import at_least
 from sae_fast.training.penalties import weighted_l1
-from sae_fast.training.variants.base import HeldOut, Loss, Moment, Variant, VariantOptions
+from sae_fast.training.variants.base import HeldOut, Loss, Moment, SharedOptions, Variant, VariantOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class StandardOptions(L1Options):
 class Standard(Variant):
     """`relu(h)`."""
 
-    Options: ClassVar[type[VariantOptions]] = StandardOptions
+    Options: ClassVar[type[SharedOptions]] = StandardOptions
     architecture: ClassVar[Architecture] = "standard"
 
     def objective(self, x: Tensor, y: Tensor, moment: Moment) -> Loss:
@@ -54,10 +54,10 @@ class Standard(Variant):
         acts: Tensor | SparseActs
         if self.is_dense:
             acts = values = self.pre_acts(inputs).relu()
-            norms = self.W_dec.norm(dim=1)
+            norms = self.decoder_norms()
         else:
             acts = ops.encode_threshold(inputs, self.encoder, self.b_enc, torch.zeros_like(self.b_enc))
-            values, norms = acts.values, self.W_dec.norm(dim=1)[acts.col_indices.long()]
+            values, norms = acts.values, self.decoder_norms()[acts.col_indices.long()]
         loss = self.reconstruction(y, self.decoded(acts, x), acts)
         l1 = weighted_l1(values, norms, len(x), options.lp_norm)
         loss.terms["l1"] = l1.detach()

@@ -10,7 +10,7 @@ from sae_fast import ops
 from sae_fast.config import Architecture
 from sae_fast.sparse import SparseActs
 from sae_fast.tables import at_least
-from sae_fast.training.variants.base import HeldOut, Loss, Moment, Variant, VariantOptions
+from sae_fast.training.variants.base import HeldOut, Loss, Moment, SharedOptions, Variant, VariantOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class TopKOptions(VariantOptions):
 class TopK(Variant):
     """The k largest positive pre-activations, and an auxiliary loss for dead features."""
 
-    Options: ClassVar[type[VariantOptions]] = TopKOptions
+    Options: ClassVar[type[SharedOptions]] = TopKOptions
     architecture: ClassVar[Architecture] = "topk"
 
     def select(self, x: Tensor) -> SparseActs:

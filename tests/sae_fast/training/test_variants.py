@@ -23,7 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "jumprelu": dict(target_l0=3.0, l0_warmup=1.0, bandwidth=0.5, initial_threshold=0.4),
     "matching_pursuit": dict(max_iterations=3),
 }
-by_variant = pytest.mark.parametrize("name", VARIANTS)
+by_variant = pytest.mark.parametrize("name", OPTIONS)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -318,7 +318,7 @@ def test_the_gradient_of_l0_is_that_of_the_smoothed_count() -> None:
     """The straight-through gradient of Σ 1[h > θ] equals the slope of the count over the bandwidth."""
     sae = variant("jumprelu", dead=0, penalty="step", l0_coefficient=2.0)
     x, _ = inputs(sae)
-    theta_grad = torch.autograd.grad(sae._penalty(*_penalty_inputs(sae, x)), sae.log_threshold)[0]
+    theta_grad = torch.autograd.grad(sae.penalty(*_penalty_inputs(sae, x)), sae.log_threshold)[0]
 
     slopes = torch.tensor(list(finite_differences(sae, x, 4001)), dtype=torch.float64)
     expected = slopes / N * sae.log_threshold.exp().detach()
@@ -327,5 +327,5 @@ def test_the_gradient_of_l0_is_that_of_the_smoothed_count() -> None:
 
 def _penalty_inputs(sae: Any, x: Tensor) -> tuple[Any, ...]:
     sae.density.fill_(0.01)
-    near, threshold, entries = sae._near(sae.centred(x), sae.log_threshold.exp())
+    near, threshold, entries = sae.near(sae.centred(x), sae.log_threshold.exp())
     return near, near, threshold, entries, N

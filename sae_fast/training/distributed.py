@@ -1,0 +1,87 @@
+"""The processes of a run that `torchrun` starts: each takes its rows of every batch, or holds its part of the features.
+
+Data parallel (default): gradients are averaged, so that a step is that of the whole batch. What a loss selects or measures over a
+batch (BatchTopK's k · n, the quadratic penalty's L0) it does over the rows of a process, as with gradient accumulation.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from sae_fast.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where this process stands among those of the run; one of one where torchrun has not started it."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one writes files and shows progress."""
+        return self.rank == 0
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over processes."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gathered(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of one shape of all processes, in order."""
+        if self.size == 1:
+            return [tensor]
+        found = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(found, tensor.contiguous())
+        return found
+
+    def average_gradients(self, module: nn.Module) -> None:
+        """Replace every gradient by its mean over processes; all have the same parameters without one."""
+        if self.size == 1:
+            return
+        grads = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+        for work in [dist.all_reduce(grad, async_op=True) for grad in grads]:
+            work.wait()
+        for grad in grads:
+            grad /= self.size
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether it holds in one of the processes."""
+        return flag if self.size == 1 else bool(self.total(torch.tensor(int(flag), device=device)))
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def joined(device: str) -> Iterator[tuple[Ranks, str]]:
+    """Join the processes that torchrun started, if it did, and yield (ranks, device of this one).
+
+    With `device = "cuda"` each process takes the GPU of its local rank. NCCL between GPUs, gloo between CPUs.
+    """
+    if "WORLD_SIZE" not in os.environ or not dist.is_torchelastic_launched():
+        yield Ranks(), device
+        return
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size()), device
+    finally:
+        dist.destroy_process_group()
+
+
+def require_even(ranks: Ranks, name: str, n: int) -> None:
+    """Raise `ArgumentError` unless `n` things can be shared among the processes evenly."""
+    if n % ranks.size:
+        raise ArgumentError(name, expected=f"a multiple of the {ranks.size} processes", got=n)
