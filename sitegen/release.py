@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from sae_fast.corpus.options import STANDARD_LIBRARY, CorpusOptions
 from sae_fast.errors import ConfigError, nearest
-from sae_fast.lm.options import ModelOptions
+from sae_fast.model_options import ModelOptions
 from sae_fast.tables import at_least, parse_table
 from sitegen.errors import ReleaseError
 from sitegen.facts import FactOptions

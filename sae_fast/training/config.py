@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 from sae_fast.activations.codec import StoreDtype
 from sae_fast.corpus.options import STANDARD_LIBRARY, CorpusOptions
 from sae_fast.errors import ConfigError, nearest
-from sae_fast.lm.options import ModelOptions
+from sae_fast.model_options import ModelOptions
 from sae_fast.tables import at_least, parse_table
 from sae_fast.training.finetune import FinetuneOptions
 from sae_fast.training.trainer import TrainOptions
