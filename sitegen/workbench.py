@@ -20,7 +20,7 @@ from sae_fast.corpus.batch import Batch, check_tokens
 from sae_fast.corpus.options import local_path
 from sae_fast.corpus.tokenise import Tokeniser, choose_prefix, write_tokens
 from sae_fast.corpus.tokens import TokenDataset
-from sae_fast.evaluation import evaluate
+from sae_fast.evaluation import evaluate, n_passes
 from sae_fast.files import reported_full, write_whole
 from sae_fast.lm import LanguageModel
 from sitegen import collect, facts
@@ -109,9 +109,8 @@ class Workbench:
         if pending:
             batches = _spread_batches(dataset, self.release.evaluation.tokens, self.release.build.batch_size)
             saes = {sae.slug: self.sae(sae) for sae in pending}
-            # Batches are read twice: with the LM as it is and with each SAE, then with the mean activation.
-            with self.progress.step("evaluation", 2 * len(batches), "batches") as advance:
-                results = evaluate(self.lm, saes, batches, progress=lambda done, total: advance(1))
+            with self.progress.step("evaluation", n_passes(saes, len(batches)), "passes of the LM") as advance:
+                results = evaluate(self.lm, saes, batches, progress=advance)
             for sae in pending:
                 _save_metrics(stages[sae.slug], results[sae.slug])
         metrics = {slug: Metrics(**json.loads((stage.folder / METRICS_FILE).read_text())) for slug, stage in stages.items()}

@@ -1,9 +1,60 @@
 """How well SAEs reconstruct, and what splicing them into the language model costs it. Definitions: `docs/evaluation.md`.
 
 metrics = evaluate(lm, {"resid": sae}, batches)["resid"]
+
+Names are imported when first used, so that what reads a result needs no torch.
 """
 
-from sae_fast.evaluation.evaluate import Batch, evaluate
-from sae_fast.evaluation.metrics import CrossEntropyStats, FeatureCounts, Metrics, ReconstructionStats
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Batch", "CrossEntropyStats", "FeatureCounts", "Metrics", "ReconstructionStats", "evaluate"]
+if TYPE_CHECKING:
+    from sae_fast.evaluation.batches import Batch, DatasetBatches
+    from sae_fast.evaluation.groupings import TokenClasses
+    from sae_fast.evaluation.metrics import CrossEntropyStats, FeatureCounts, Metrics, ReconstructionStats
+    from sae_fast.evaluation.result import Evaluation
+    from sae_fast.evaluation.run import evaluate, mean_activations, measure, n_passes, with_prefixes
+
+_HOME = {
+    "Batch": "batches",
+    "CrossEntropyStats": "metrics",
+    "DatasetBatches": "batches",
+    "Evaluation": "result",
+    "FeatureCounts": "metrics",
+    "Metrics": "metrics",
+    "ReconstructionStats": "metrics",
+    "TokenClasses": "groupings",
+    "evaluate": "run",
+    "mean_activations": "run",
+    "measure": "run",
+    "n_passes": "run",
+    "with_prefixes": "run",
+}
+
+__all__ = [
+    "Batch",
+    "CrossEntropyStats",
+    "DatasetBatches",
+    "Evaluation",
+    "FeatureCounts",
+    "Metrics",
+    "ReconstructionStats",
+    "TokenClasses",
+    "evaluate",
+    "mean_activations",
+    "measure",
+    "n_passes",
+    "with_prefixes",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'sae_fast.evaluation' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"sae_fast.evaluation.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -18,18 +18,39 @@ _CHUNK_ELEMENTS = 2**24
 """Logits whose float32 copies are held at a time: 64 MB a copy."""
 
 
+MIN_TOKENS_FOR_DEAD = 1_000_000
+"""On fewer counted tokens a feature that never fired is "not seen", which is all that is known."""
+DENSE = 0.1
+"""A feature active on more than this share of the counted tokens is dense."""
+
+
 @dataclass(frozen=True, eq=False)
 class Metrics:
-    """One SAE on one set of tokens. CE and KL are in nats per prediction. None where a value is undefined."""
+    """One SAE on one set of tokens. CE and KL are in nats per prediction. None where a value is undefined.
+
+    y is the activation at the hooks that the SAE writes to, ŷ its reconstruction there. Definitions: `docs/evaluation.md`.
+    """
 
     n_tokens: int
     """Counted tokens, over which the SAE was measured."""
     l0: float | None = None
     """Mean number of non-zero activations per counted token."""
+    l1: float | None = None
+    """Mean over counted tokens of the sum of |activation|."""
     explained_variance: float | None = None
     """`1 - Σ‖y - ŷ‖² / Σ‖y - ȳ‖²`, ȳ over all counted tokens."""
     mse: float | None = None
     """Mean over counted tokens of `‖y - ŷ‖²`, summed over dimensions."""
+    cosine: float | None = None
+    """Mean over counted tokens of `y·ŷ / (‖y‖ ‖ŷ‖)`."""
+    norm_in: float | None = None
+    """Mean of `‖y‖`."""
+    norm_out: float | None = None
+    """Mean of `‖ŷ‖`."""
+    norm_ratio: float | None = None
+    """Mean over counted tokens of `‖ŷ‖ / ‖y‖`; below 1: shrinkage."""
+    relative_reconstruction_bias: float | None = None
+    """`Σ‖ŷ‖² / Σ y·ŷ` (Rajamanoharan et al. 2024, arXiv 2404.16014); below 1: shrinkage."""
     ce_clean: float | None = None
     """Cross entropy of the LM as it is."""
     ce_sae: float | None = None
@@ -46,10 +67,33 @@ class Metrics:
     """`ce_sae - ce_clean`."""
     kl_sae: float | None = None
     """Mean KL divergence from the clean next-token distribution to the one with the SAE."""
+    kl_mean_ablation: float | None = None
+    """The same to the one with mean ablation."""
+    kl_zero_ablation: float | None = None
+    """The same to the one with zero ablation."""
+    kl_recovered: float | None = None
+    """`1 - kl_sae / kl_mean_ablation`."""
+    kl_recovered_zero: float | None = None
+    """The same against zero ablation."""
     n_predictions: int = 0
     """Predictions that CE and KL are means over."""
     feature_counts: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64), repr=False)
     """int64 [d_sae], on the CPU: counted tokens on which each feature is non-zero."""
+
+    @property
+    def n_not_seen(self) -> int:
+        """Features that were active on no counted token."""
+        return int((self.feature_counts == 0).sum())
+
+    @property
+    def n_dead(self) -> int | None:
+        """The same, where there were tokens enough to call them dead (`MIN_TOKENS_FOR_DEAD`); else None."""
+        return self.n_not_seen if self.n_tokens >= MIN_TOKENS_FOR_DEAD else None
+
+    @property
+    def n_dense(self) -> int:
+        """Features active on more than the share `DENSE` of the counted tokens."""
+        return int((self.feature_counts > DENSE * self.n_tokens).sum())
 
 
 class FeatureCounts:
@@ -89,7 +133,7 @@ class MeanStats:
 
     def update(self, y: Tensor) -> None:
         """Add tokens `y` [n, d]."""
-        total = _double(y).sum(0)
+        total = as_double(y).sum(0)
         self._sum = total if self._sum is None else self._sum + total
         self.n_tokens += len(y)
 
@@ -121,12 +165,12 @@ class ReconstructionStats:
             raise ShapeError("y and y_hat", expected=expected, got=f"{list(y.shape)} and {list(y_hat.shape)}")
         if not len(y):
             return
-        y = _double(y)
+        y = as_double(y)
         mean = y.mean(0)
         self._add(
             n_tokens=len(y),
             mean=mean.cpu(),
-            squared_error=float((y - _double(y_hat)).square().sum()),
+            squared_error=float((y - as_double(y_hat)).square().sum()),
             squared_deviation=float((y - mean).square().sum()),
         )
 
@@ -174,21 +218,11 @@ class CrossEntropyStats:
             predicts: bool `[batch, pos]`; the last position of a row must be false, since nothing follows it.
             clean_logits: as `logits`; what KL is measured from.
         """
-        if bool(predicts[:, -1].any()):
-            raise ShapeError("predicts", expected="false at the last position of every row", got="true")
-        device, d_vocab = logits.device, logits.shape[-1]
-        rows = predicts.flatten().nonzero()[:, 0].to(device)
-        targets = token_ids.flatten().to(device)[rows + 1]
-        for first in range(0, len(rows), chunk := max(1, _CHUNK_ELEMENTS // d_vocab)):
-            part = rows[first : first + chunk]
-            log_p = functional.log_softmax(logits.reshape(-1, d_vocab)[part].float(), dim=-1)
-            log_likelihood = log_p.gather(1, targets[first : first + chunk, None])
-            self.negative_log_likelihood -= float(_double(log_likelihood).sum())
-            if clean_logits is not None:
-                clean = functional.log_softmax(clean_logits.reshape(-1, d_vocab)[part].float(), dim=-1)
-                divergence = functional.kl_div(log_p, clean, reduction="none", log_target=True).sum(-1)
-                self.divergence += float(_double(divergence).sum())
-        self.n_predictions += len(rows)
+        losses, divergences = next_token_losses(logits, token_ids, predicts, clean_logits)
+        self.negative_log_likelihood += float(losses.sum())
+        if divergences is not None:
+            self.divergence += float(divergences.sum())
+        self.n_predictions += len(losses)
 
     def merge(self, other: "CrossEntropyStats") -> None:
         """Add the predictions that `other` has seen."""
@@ -207,6 +241,28 @@ class CrossEntropyStats:
         return self.divergence / self.n_predictions if self.n_predictions else None
 
 
+def next_token_losses(
+    logits: Tensor, token_ids: Tensor, predicts: Tensor, clean_logits: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """(-log p of the next token, KL from the clean distribution or None): float64 `[n]`, of each true position of `predicts`.
+
+    Arguments as of `CrossEntropyStats.update`; positions come row by row.
+    """
+    if bool(predicts[:, -1].any()):
+        raise ShapeError("predicts", expected="false at the last position of every row", got="true")
+    device, d_vocab = logits.device, logits.shape[-1]
+    rows = predicts.flatten().nonzero()[:, 0].to(device)
+    targets = token_ids.flatten().to(device)[rows + 1]
+    losses, divergences = [], []
+    for part, target in zip(*(t.split(max(1, _CHUNK_ELEMENTS // d_vocab)) for t in (rows, targets)), strict=True):
+        log_p = functional.log_softmax(logits.reshape(-1, d_vocab)[part].float(), dim=-1)
+        losses.append(-as_double(log_p.gather(1, target[:, None])[:, 0]))
+        if clean_logits is not None:
+            clean = functional.log_softmax(clean_logits.reshape(-1, d_vocab)[part].float(), dim=-1)
+            divergences.append(as_double(functional.kl_div(log_p, clean, reduction="none", log_target=True).sum(-1)))
+    return torch.cat(losses), torch.cat(divergences) if clean_logits is not None else None
+
+
 def recovered(ce_ablated: float | None, ce_sae: float | None, ce_clean: float | None) -> float | None:
     """`(ce_ablated - ce_sae) / (ce_ablated - ce_clean)`; None where ablating changes nothing."""
     if ce_ablated is None or ce_sae is None or ce_clean is None or ce_ablated == ce_clean:
@@ -214,6 +270,6 @@ def recovered(ce_ablated: float | None, ce_sae: float | None, ce_clean: float | 
     return (ce_ablated - ce_sae) / (ce_ablated - ce_clean)
 
 
-def _double(x: Tensor) -> Tensor:
+def as_double(x: Tensor) -> Tensor:
     """float64 on the tensor's device, or on the CPU where the device has no float64 (Apple's mps)."""
     return (x.cpu() if x.device.type == "mps" else x).double()

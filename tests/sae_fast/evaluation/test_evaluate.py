@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sae_fast.config import tensor_shapes
 from sae_fast.errors import ArgumentError, HookNotFoundError, ShapeError
-from sae_fast.evaluation import Batch, Metrics, evaluate
+from sae_fast.evaluation import Batch, Metrics, evaluate, n_passes
 from sae_fast.lm.transformers import TransformersLM
 from sae_fast.sae import SAE, SAEConfig
 from sae_fast.sparse import SparseActs
@@ -130,8 +130,13 @@ def brute_force(lm: TransformersLM, sae: SAE) -> dict[str, Any]:
     log_clean = [log_p for log_p, _ in clean]
     log_sae = with_values([next(reconstructed) for _ in rows])
     ce_clean, ce_sae = ce(log_clean), ce(log_sae)
-    ce_mean, ce_zero = ce(with_values([x.mean(0)] * len(rows))), ce(with_values([torch.zeros(D)] * len(rows)))
-    divergence = [float((log_clean[i][p].exp() * (log_clean[i][p] - log_sae[i][p])).sum()) for i, p in places]
+    log_mean, log_zero = with_values([x.mean(0)] * len(rows)), with_values([torch.zeros(D)] * len(rows))
+    ce_mean, ce_zero = ce(log_mean), ce(log_zero)
+
+    def kl(log_p: list[Tensor]) -> float:
+        return sum(float((log_clean[i][p].exp() * (log_clean[i][p] - log_p[i][p])).sum()) for i, p in places) / len(places)
+
+    kl_sae, kl_mean, kl_zero = kl(log_sae), kl(log_mean), kl(log_zero)
     return {
         "n_tokens": len(x),
         "n_predictions": len(places),
@@ -145,7 +150,17 @@ def brute_force(lm: TransformersLM, sae: SAE) -> dict[str, Any]:
         "ce_recovered": (ce_mean - ce_sae) / (ce_mean - ce_clean),
         "ce_recovered_zero": (ce_zero - ce_sae) / (ce_zero - ce_clean),
         "delta_ce": ce_sae - ce_clean,
-        "kl_sae": sum(divergence) / len(divergence),
+        "kl_sae": kl_sae,
+        "kl_mean_ablation": kl_mean,
+        "kl_zero_ablation": kl_zero,
+        "kl_recovered": (kl_mean - kl_sae) / kl_mean,
+        "kl_recovered_zero": (kl_zero - kl_sae) / kl_zero,
+        "l1": float(acts.abs().sum(1).mean()),
+        "cosine": float(torch.cosine_similarity(x, x_hat, dim=1).mean()),
+        "norm_in": float(x.norm(dim=1).mean()),
+        "norm_out": float(x_hat.norm(dim=1).mean()),
+        "norm_ratio": float((x_hat.norm(dim=1) / x.norm(dim=1)).mean()),
+        "relative_reconstruction_bias": float(x_hat.square().sum() / (x * x_hat).sum()),
         "feature_counts": (acts != 0).sum(0),
     }
 
@@ -154,7 +169,7 @@ def assert_metrics(got: Metrics, expected: dict[str, Any]) -> None:
     assert torch.equal(got.feature_counts, expected["feature_counts"])
     for name, value in expected.items():
         # A ratio of differences of cross entropies multiplies their rounding by ce / (ce_ablated - ce_clean), 80 here.
-        rel = 80 * 2e-5 if name.startswith("ce_recovered") else 2e-5
+        rel = 80 * 2e-5 if "recovered" in name else 2e-5
         if name != "feature_counts":
             assert getattr(got, name) == pytest.approx(value, rel=rel, abs=2e-6), name
 
@@ -185,7 +200,9 @@ def test_a_perfect_sae_costs_nothing(lm: TransformersLM, batches: list[Batch]) -
     found = evaluate(lm, {"perfect": perfect_sae()}, batches)["perfect"]
 
     assert (found.explained_variance, found.mse, found.delta_ce, found.kl_sae) == (1.0, 0.0, 0.0, 0.0)
-    assert (found.ce_recovered, found.ce_recovered_zero) == (1.0, 1.0)
+    assert (found.ce_recovered, found.ce_recovered_zero, found.kl_recovered) == (1.0, 1.0, 1.0)
+    assert (found.norm_ratio, found.relative_reconstruction_bias) == (1.0, 1.0)
+    assert found.cosine == pytest.approx(1.0, rel=1e-14)
     assert found.l0 == D
 
 
@@ -278,16 +295,18 @@ def test_a_cross_layer_transcoder_is_measured_at_all_hooks_at_once(lm: Transform
 def test_the_lm_runs_once_per_batch_sae_and_intervention(
     lm: TransformersLM, batches: list[Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two SAEs at one hook: clean, two spliced and zero, then mean; a batch without counted tokens is not run at all."""
+    """Two SAEs at one hook: the mean, then clean, two spliced, zero and mean; a batch without counted tokens is not run."""
     passes = []
     forward = lm._forward
     monkeypatch.setattr(lm, "_forward", lambda *arguments: passes.append(1) or forward(*arguments))
-    done: list[tuple[int, int | None]] = []
+    done: list[int] = []
+    saes = {"a": random_sae(), "b": random_sae(seed=5)}
 
-    evaluate(lm, {"a": random_sae(), "b": random_sae(seed=5)}, batches, progress=lambda *counts: done.append(counts))
+    evaluate(lm, saes, batches, progress=done.append)
 
-    assert len(passes) == 2 * (1 + 2 + 1 + 1)
-    assert done == [(i, 6) for i in range(1, 7)]
+    assert len(passes) == 2 * (1 + 1 + 2 + 1 + 1)
+    assert done == [1, 1, 1, 5, 5, 5]
+    assert sum(done) == n_passes(saes, 3)
 
 
 def _spoilt(index: int, value: Any) -> list[Batch]:

@@ -1,0 +1,256 @@
+"""Sums by block, position and class: merging, breakdowns and intervals against brute force; prefixes."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sae_fast.config import SAEConfig, tensor_shapes
+from sae_fast.errors import MismatchError, NonFiniteError, ShapeError
+from sae_fast.evaluation import Evaluation, TokenClasses, evaluate, mean_activations, measure, with_prefixes
+from sae_fast.evaluation.groupings import CLASSES, N_BLOCKS, bucket_name, position_buckets, token_class
+from sae_fast.evaluation.metrics import Metrics
+from sae_fast.evaluation.sums import Sums, metrics_of
+from sae_fast.lm.transformers import TransformersLM
+from sae_fast.sae import SAE
+
+HOOK, D, D_SAE, D_VOCAB = "blocks.0.hook_resid_post", 8, 12, 30
+
+
+@pytest.fixture(scope="module")
+def lm() -> TransformersLM:
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=D_VOCAB, n_embd=D, n_layer=2, n_head=2, n_positions=16, bos_token_id=1, eos_token_id=2
+    )
+    model = transformers.GPT2LMHeadModel(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) / 2)
+    return TransformersLM(model, tokenizer=None)
+
+
+def sae(seed: int = 0, **cfg: Any) -> SAE:
+    config = SAEConfig(**{"architecture": "standard", "d_in": D, "d_sae": D_SAE, "hook_name": HOOK} | cfg)
+    generator = torch.Generator().manual_seed(seed)
+    return SAE(config, **{name: torch.randn(shape, generator=generator) / 2 for name, shape in tensor_shapes(config).items()})
+
+
+def batch(seed: int, documents: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Contexts of 11 tokens, the first and some others not counted."""
+    generator = torch.Generator().manual_seed(seed)
+    token_ids = torch.randint(0, D_VOCAB, (len(documents), 11), generator=generator)
+    counted = torch.rand(token_ids.shape, generator=generator) < 0.8
+    counted[:, 0] = False
+    return token_ids, counted, torch.ones_like(token_ids), torch.tensor(documents)
+
+
+BATCHES = [batch(0, [0, 0, 1]), batch(1, [2, 3]), batch(2, [4, 4, 4, 5])]
+PARITY = TokenClasses(("even", "odd"), torch.arange(D_VOCAB) % 2)
+
+
+@pytest.fixture(scope="module")
+def whole(lm: TransformersLM) -> Evaluation:
+    return measure(lm, {"a": sae(), "b": sae(1)}, BATCHES, classes=PARITY)
+
+
+def values(metrics: Metrics) -> dict[str, Any]:
+    return {name: value for name, value in vars(metrics).items() if name != "feature_counts"}
+
+
+def test_two_halves_merge_to_the_whole_digit_for_digit(lm: TransformersLM, whole: Evaluation) -> None:
+    """Measured with the same means, halves of different documents add up to the numbers of one evaluation, exactly."""
+    saes = {"a": sae(), "b": sae(1)}
+    first, second = (measure(lm, saes, part, classes=PARITY, means=whole.means) for part in (BATCHES[:1], BATCHES[1:]))
+    before = values(second.metrics()["a"])
+
+    first.merge(second)
+
+    for name, expected in whole.metrics().items():
+        assert values(first.metrics()[name]) == values(expected)
+        assert torch.equal(first.metrics()[name].feature_counts, expected.feature_counts)
+        assert first.intervals(name) == whole.intervals(name)
+        for row, other in zip(first.by_position(name), whole.by_position(name), strict=True):
+            assert row.pop("name") == other.pop("name")
+            assert row == pytest.approx(other, rel=1e-9)
+    assert values(second.metrics()["a"]) == before
+    assert first.documents == set(range(6))
+
+
+def test_halves_that_share_a_document_merge_but_for_rounding(lm: TransformersLM, whole: Evaluation) -> None:
+    """Any cut gives the same numbers within float64's rounding."""
+    cut = [tuple(part[:2] for part in BATCHES[2]), tuple(part[2:] for part in BATCHES[2])]
+    first, second = (measure(lm, {"a": sae()}, part, means=whole.means) for part in ([*BATCHES[:2], cut[0]], [cut[1]]))
+
+    first.merge(second)
+
+    # The LM's own float32 rounding depends on the shape of a batch.
+    expected = values(whole.metrics()["a"])
+    for name, value in values(first.metrics()["a"]).items():
+        assert value == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
+
+
+def test_parts_that_do_not_belong_together_are_not_merged(lm: TransformersLM, whole: Evaluation) -> None:
+    """Other SAEs, and other means, are refused."""
+    mine = copy.deepcopy(whole)
+    with pytest.raises(MismatchError, match="other SAEs"):
+        mine.merge(measure(lm, {"a": sae()}, BATCHES, classes=PARITY))
+    with pytest.raises(MismatchError, match=r"other means.*means=…"):
+        mine.merge(measure(lm, {"a": sae(), "b": sae(1)}, BATCHES[:1], classes=PARITY))
+
+
+def test_means_are_those_of_the_counted_tokens(lm: TransformersLM, whole: Evaluation) -> None:
+    """`mean_activations` is what an evaluation finds for itself."""
+    found = mean_activations(lm, [HOOK], BATCHES)
+    rows = [lm.activations(ids, [HOOK], mask)[HOOK][counted] for ids, counted, mask, _ in BATCHES]
+
+    assert torch.equal(found[HOOK], whole.means[HOOK])
+    assert torch.allclose(found[HOOK], torch.cat(rows).double().mean(0), rtol=1e-12)
+
+
+def masked(keep: Tensor) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """The batches with only those counted tokens that `keep`, of all batches one below the other, has."""
+    parts = keep.split([len(part[0]) for part in BATCHES])
+    return [(ids, counted & kept, mask, docs) for (ids, counted, mask, docs), kept in zip(BATCHES, parts, strict=True)]
+
+
+@pytest.mark.parametrize("grouping", ["position", "class"])
+def test_a_row_of_a_breakdown_is_an_evaluation_of_its_tokens(lm: TransformersLM, whole: Evaluation, grouping: str) -> None:
+    """Reconstruction of a bucket's or class's tokens alone is what the row says, and rows add up to all tokens."""
+    rows = whole.by_position("a") if grouping == "position" else whole.by_class("a")
+    ids = torch.cat([part[0] for part in BATCHES])
+    offset = torch.arange(11).expand_as(ids)
+    expected = {"even": ids % 2 == 0, "odd": ids % 2 == 1} if grouping == "class" else {
+        "1": offset == 1, "2 to 3": (offset >= 2) & (offset < 4), "4 to 7": (offset >= 4) & (offset < 8), "8 to 15": offset >= 8
+    }  # fmt: skip
+
+    assert [row["name"] for row in rows] == list(expected)
+    assert sum(row["n_tokens"] for row in rows) == whole.metrics()["a"].n_tokens
+    for row, keep in zip(rows, expected.values(), strict=True):
+        alone = evaluate(lm, {"a": sae()}, masked(keep))["a"]
+        for name in ("explained_variance", "mse", "cosine", "l0", "l1", "norm_ratio", "relative_reconstruction_bias"):
+            assert row[name] == pytest.approx(getattr(alone, name), rel=1e-6), name
+        # What is spliced in elsewhere differs, and the LM as it is does not.
+        assert row["ce_clean"] == pytest.approx(alone.ce_clean, rel=1e-10)
+    for name, weight in (("ce_sae", "n_predictions"), ("kl_sae", "n_predictions"), ("mse", "n_tokens")):
+        mean = sum(row[weight] * row[name] for row in rows) / sum(row[weight] for row in rows)
+        assert mean == pytest.approx(getattr(whole.metrics()["a"], name), rel=1e-12)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e6])
+def test_every_resample_is_the_metric_of_the_documents_drawn(mean: float) -> None:
+    """Weights on blocks give explained variance and mse of the tokens repeated as often, also far from zero."""
+    generator = torch.Generator().manual_seed(3)
+    y = mean + torch.randn(60, 4, generator=generator, dtype=torch.float64)
+    block = torch.arange(60) // 10
+    y += block[:, None] / 10
+    y_hat = y + torch.randn(60, 4, generator=generator, dtype=torch.float64) / 2
+    sums, reference = Sums({"block": 6}), y[:20].mean(0)
+    one = torch.ones(60)
+    for rows in torch.arange(60).split([7, 30, 23]):
+        cells = {"block": block[rows]}
+        shift, error = (y - reference)[rows], (y - y_hat)[rows].square().sum(1)
+        sums.add(cells, n=one[rows], shift=shift, deviation=shift.square().sum(1), energy=y[rows].square().sum(1), error=error)
+    counts = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 2, 0, 3, 1, 0], [6, 0, 0, 0, 0, 0]])
+    names = ["n_predictions", "energy_out", "dot", "n_directed", "l0", "l1", "norm_in", "norm_out", "cosine", "norm_ratio"]
+    names += [f"{what}_{way}" for what in ("nll", "kl") for way in ("clean", "sae", "mean_ablation", "zero_ablation")]
+    others = dict.fromkeys(names, torch.ones(3, dtype=torch.float64))
+
+    found = metrics_of(sums.scalars("block", counts.double()) | others)
+
+    for r, count in enumerate(counts):
+        drawn = torch.cat([torch.arange(60)[block == b].repeat(int(count[b])) for b in range(6)])
+        x, x_hat = y[drawn], y_hat[drawn]
+        expected = 1 - (x - x_hat).square().sum() / (x - x.mean(0)).square().sum()
+        assert float(found["explained_variance"][r]) == pytest.approx(float(expected), rel=1e-9)
+        assert float(found["mse"][r]) == pytest.approx(float((x - x_hat).square().sum(1).mean()), rel=1e-9)
+    assert bool(found["ce_recovered"].isnan().all())  # 0 / 0: ablation changes nothing
+
+
+def test_intervals_hold_the_estimate_and_narrow_with_more_documents(lm: TransformersLM) -> None:
+    """Seeded; about as wide as the spread over documents says; None where there is one document."""
+    many = [batch(seed, list(range(16 * seed, 16 * seed + 16))) for seed in range(4)]
+    few, all_of_them = (measure(lm, {"a": sae()}, part) for part in (many[:1], many))
+    one = measure(lm, {"a": sae()}, [batch(0, [7, 7])])
+
+    found, again, other = all_of_them.intervals("a"), all_of_them.intervals("a"), all_of_them.intervals("a", seed=1)
+    metrics = all_of_them.metrics()["a"]
+
+    assert found == again != other
+    for name in ("l0", "explained_variance", "delta_ce", "kl_sae", "ce_recovered"):
+        low, high = found[name]  # type: ignore[misc]
+        assert low < getattr(metrics, name) < high
+    few_low, few_high = few.intervals("a")["l0"]  # type: ignore[misc]
+    sums = all_of_them.saes["a"].sums.of["block"]["l0"][:64] / all_of_them.targets[HOOK].of["block"]["n"][:64]
+    low, high = found["l0"]  # type: ignore[misc]
+    assert high - low < few_high - few_low
+    assert high - low == pytest.approx(2 * 1.96 * float(sums.std()) / 8, rel=0.25)
+    assert set(one.intervals("a").values()) == {None}
+
+
+def test_prefixes_of_a_matryoshka_sae_are_saes_of_their_own(lm: TransformersLM) -> None:
+    """Each prefix is reported with the numbers of the SAE cut there; where features compete there are none."""
+    groups = (2, 4, 6)
+    saes = with_prefixes({"m": sae(group_sizes=groups), "k": sae(architecture="topk", k=3, group_sizes=groups)})
+    whole = sae()
+    b_enc = whole.tensors()["b_enc"][:6]
+    cfg = replace(whole.cfg, d_sae=6)
+    cut = SAE(cfg, W_enc=whole.W_enc[:, :6], W_dec=whole.W_dec[:6], b_enc=b_enc, b_dec=whole.b_dec)
+
+    found = evaluate(lm, saes, BATCHES)
+
+    assert list(found) == ["m", "m[:2]", "m[:6]", "k"]
+    expected = evaluate(lm, {"cut": cut}, BATCHES)["cut"]
+    assert values(found["m[:6]"]) == pytest.approx(values(expected), rel=1e-5, abs=1e-7)
+    assert found["m[:6]"].explained_variance != found["m"].explained_variance
+
+
+def test_dead_takes_a_million_tokens() -> None:
+    """On fewer a feature that never fired is only not seen; dense is more than a tenth of the tokens."""
+    counts = torch.tensor([0, 0, 5, 200_000])
+
+    assert Metrics(n_tokens=999_999, feature_counts=counts).n_dead is None
+    assert Metrics(n_tokens=1_000_000, feature_counts=counts).n_dead == 2
+    assert Metrics(n_tokens=1_000_000, feature_counts=counts).n_not_seen == 2
+    assert Metrics(n_tokens=1_000_000, feature_counts=counts).n_dense == 1
+
+
+def test_positions_count_real_tokens_and_padding_on_either_side_does_not_matter() -> None:
+    """Buckets are 0, 1, 2 to 3, 4 to 7, 8 to 15, …"""
+    right = position_buckets(torch.tensor([[1] * 10 + [0] * 3]))[0, :10]
+    left = position_buckets(torch.tensor([[0] * 3 + [1] * 10]))[0, 3:]
+
+    assert right.tolist() == left.tolist() == [0, 1, 2, 2, 3, 3, 3, 3, 4, 4]
+    assert [bucket_name(i) for i in range(5)] == ["0", "1", "2 to 3", "4 to 7", "8 to 15"]
+
+
+def test_classes_go_by_the_text_of_a_token() -> None:
+    """With tokenizers of either form; special tokens, parts of characters and padded ids are "other"."""
+    import tiny
+
+    texts = {" the": 0, "ing": 1, " 42": 2, "7": 2, "),": 3, "\n\n": 4, "\ufffd": 5, "": 5, " été": 0, "\x00": 5}
+    assert {text: CLASSES.index(token_class(text)) for text in texts} == texts
+    for tokenizer in (tiny.byte_level_tokenizer(), tiny.metaspace_tokenizer()):
+        n = len(tokenizer)
+        found = TokenClasses.by_text(tokenizer, n + 2).of_token
+        ids = tokenizer(" the", add_special_tokens=False)["input_ids"]
+        assert CLASSES[found[ids[0]]] in ("start of a word", "white space")
+        assert all(CLASSES[found[i]] == "other" for i in (*tokenizer.all_special_ids, n, n + 1))
+        assert len(found) == n + 2
+        assert len(set(found.tolist())) >= 4
+
+
+def test_what_cannot_be_measured_is_refused(lm: TransformersLM) -> None:
+    """A reconstruction that is not finite names its SAE; document numbers have the batch's length."""
+    broken = sae()
+    broken.b_dec[0] = float("inf")
+    with pytest.raises(NonFiniteError, match="'broken': its reconstruction has NaN or infinite"):
+        evaluate(lm, {"broken": broken}, BATCHES)
+    with pytest.raises(ShapeError, match=r"a document number of each context, \[3\], got \[2\]"):
+        evaluate(lm, {"a": sae()}, [(*BATCHES[0][:3], torch.tensor([1, 2]))])
+    assert N_BLOCKS <= 500
