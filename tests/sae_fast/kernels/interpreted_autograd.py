@@ -16,7 +16,7 @@ CASES = (
     Case("small", n=7, d_in=5, d_sae=37, k=3),
     Case("none-active", n=3, d_in=5, d_sae=37, k=3, kind="negative"),
     Case("no-token", n=0, d_in=5, d_sae=37, k=3),
-    Case("float16", n=7, d_in=5, d_sae=37, k=3, dtype=torch.float16),
+    pytest.param(Case("float16", n=7, d_in=5, d_sae=37, k=3, dtype=torch.float16), marks=pytest.mark.slow),
 )
 
 ENCODERS: dict[str, Callable[[Inputs, int, ops.Impl], SparseActs]] = {
