@@ -18,9 +18,7 @@ ELEMENTS = 4096
 
 
 @triton.jit
-def weighted_sum(
-    values, columns, rows, start, stop, d, offsets, IN_FLIGHT: tl.constexpr, BLOCK_D: tl.constexpr
-):  # fmt: skip
+def weighted_sum(values, columns, rows, start, stop, d, offsets, IN_FLIGHT: tl.constexpr, BLOCK_D: tl.constexpr):
     """Sum of `values[e] * rows[columns[e], offsets]` over start <= e < stop: float32 [BLOCK_D]."""
     inside = offsets < d
     total = tl.zeros((IN_FLIGHT, BLOCK_D), tl.float32)

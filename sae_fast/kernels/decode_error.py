@@ -17,9 +17,7 @@ from sae_fast.sparse import SparseActs
 
 
 @triton.jit
-def _decode_error(
-    values, columns, pointer, rows, bias, x, out, n, d_out, BLOCK_D: tl.constexpr, IN_FLIGHT: tl.constexpr
-):  # fmt: skip
+def _decode_error(values, columns, pointer, rows, bias, x, out, n, d_out, BLOCK_D: tl.constexpr, IN_FLIGHT: tl.constexpr):
     """Set out [slabs, n] to the part of ‖x - (values @ rows + bias)‖² that lies in each slab of columns."""
     token = tl.program_id(0).to(tl.int64)
     offsets = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
