@@ -123,6 +123,8 @@ def _range(values: Sequence[float], low: float | None, high: float | None, log: 
     top = top if high is None else min(top, high)
     if log:
         return bottom / 1.1, top * 1.1
+    if top < bottom:
+        return bottom, bottom + 1
     margin = 0.05 * (top - bottom) or abs(top) * 0.1 or 1
     return (max(0.0, bottom - margin) if bottom >= 0 else bottom - margin), top + margin
 

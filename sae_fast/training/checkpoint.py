@@ -34,7 +34,9 @@ def save_checkpoint(folder: Path, trainer: Trainer, settings: Mapping[str, Any])
     if not trainer.ranks.is_first:
         return file
     text = json.dumps(settings, sort_keys=True)
-    write_whole(file, save(tensors, metadata={"settings": text, "sha256": _digest(text, tensors)}))
+    # One entry: safetensors writes several in any order.
+    about = json.dumps({"settings": text, "sha256": _digest(text, tensors)})
+    write_whole(file, save(tensors, metadata={"run": about}))
     for old in checkpoints(folder)[:-KEPT]:
         old.unlink()
     return file
@@ -80,7 +82,7 @@ def _digest(settings: str, tensors: Mapping[str, Tensor]) -> str:
 
 def _metadata(content: bytes) -> dict[str, str]:
     length = int.from_bytes(content[:8], "little")
-    return dict(json.loads(content[8 : 8 + length]).get("__metadata__", {}))
+    return dict(json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["run"]))
 
 
 def _require_same(file: Path, there: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
