@@ -90,7 +90,9 @@ def _difference(peer: Any, ours: Any, o: Operands) -> dict[str, Any]:
 
 
 def _entry(architecture: str, name: str, times: Times, found: dict[str, Any] | None) -> dict[str, Any]:
-    entry: dict[str, Any] = {"size": PEER_SIZE.name, "precision": "fp32", "operation": architecture, "contender": name}
+    contender = name.removesuffix(" encode")
+    operation = architecture if contender == name else f"{architecture} encode"
+    entry: dict[str, Any] = {"size": PEER_SIZE.name, "precision": "fp32", "operation": operation, "contender": contender}
     entry |= {"ms": times.median, "ms_spread": times.spread, "runs": len(times.ms), "ms_of_runs": times.ms}
     entry["tokens_per_s"] = PEER_SIZE.tokens / times.median * 1e3
     return entry | (found or {"checked": False})

@@ -22,8 +22,12 @@ HEADINGS = {
     "transpose": "`transpose`",
     "reconstruct": "encode and decode",
     "topk": "TopK SAE, encode and decode",
+    "topk encode": "TopK SAE, encode",
     "jumprelu": "JumpReLU SAE, encode and decode",
+    "jumprelu encode": "JumpReLU SAE, encode",
 }
+
+NOTHING = "–"
 
 NO_GPU = (
     "**No GPU has run these benchmarks yet.** The kernels are proved by the interpreter and by compiling them ahead of time; "
@@ -58,7 +62,7 @@ def _sizes() -> str:
 def _set(one: dict[str, Any]) -> str:
     machine = one["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
-    load = f", load {machine['load'][0]:.1f} before the run" if machine.get("load") else ""
+    load = f", load average {machine['load'][0]:.1f}" if machine.get("load") else ""
     threads = f"{machine['threads']} threads{load}"
     versions = f"Python {machine['python']}, {packages}; commit {machine['commit']}, {machine['date']}"
     about = f"{machine['system']}, {machine['features']}, {threads}. {versions}."
@@ -70,26 +74,37 @@ def _set(one: dict[str, Any]) -> str:
 
 
 def _table(entries: list[dict[str, Any]]) -> list[str]:
-    head = [
-        "| size | numbers | contender | ms (quartiles) | speed-up | tokens/s | TFLOP/s | of addmm | GB/s | extra MB | error |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    return head + [_row(entry, _baseline(entry, entries)) for entry in entries]
+    """A row to an entry; columns that would be empty are left out."""
+    rows = [_row(entry, _baseline(entry, entries)) for entry in entries]
+    columns = [name for name in rows[0] if any(row[name] != NOTHING for row in rows)]
+    rule = ["---" if name in {"size", "numbers", "contender"} else "---:" for name in columns]
+    body = [f"| {' | '.join(row[name] for name in columns)} |" for row in rows]
+    return [f"| {' | '.join(columns)} |", f"|{'|'.join(rule)}|", *body]
 
 
-def _row(entry: dict[str, Any], baseline: float | None) -> str:
+def _row(entry: dict[str, Any], baseline: float | None) -> dict[str, str]:
     low, high = entry["ms_spread"]
     share, extra, recall = entry.get("share_of_addmm"), entry.get("extra_bytes"), entry.get("recall")
-    error = f"{entry['error']:.0e}" if entry.get("checked") else "–"
-    if recall is not None and recall < 1 and entry["contender"].endswith("approximate"):
+    error = f"{entry['error']:.0e}" if entry.get("checked") else NOTHING
+    if recall is not None and entry["contender"].endswith("approximate"):
         error += f", recall {recall:.3f}"
-    cells = [
-        entry["size"], entry["precision"], entry["contender"], f"{entry['ms']:.4g} ({low:.4g}–{high:.4g})",
-        f"{baseline / entry['ms']:.2f}" if baseline else "–", f"{entry['tokens_per_s']:,.0f}",
-        f"{entry['tflops']:.3g}" if "tflops" in entry else "–", f"{share:.0%}" if share else "–",
-        f"{entry['gb_per_s']:.3g}" if "gb_per_s" in entry else "–", f"{extra / 1e6:,.0f}" if extra is not None else "–", error,
-    ]  # fmt: skip
-    return f"| {' | '.join(cells)} |"
+    return {
+        "size": entry["size"],
+        "numbers": entry["precision"],
+        "contender": entry["contender"],
+        "ms (quartiles)": f"{_short(entry['ms'])} ({_short(low)}–{_short(high)})",
+        "speed-up": f"{baseline / entry['ms']:.2f}" if baseline else NOTHING,
+        "tokens/s": f"{entry['tokens_per_s']:,.0f}",
+        "TFLOP/s": _short(entry["tflops"]) if "tflops" in entry else NOTHING,
+        "of addmm": f"{share:.0%}" if share else NOTHING,
+        "GB/s": _short(entry["gb_per_s"]) if "gb_per_s" in entry else NOTHING,
+        "extra MB": f"{extra / 1e6:,.0f}" if extra is not None else NOTHING,
+        "error": error,
+    }
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _baseline(entry: dict[str, Any], entries: list[dict[str, Any]]) -> float | None:
