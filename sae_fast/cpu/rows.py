@@ -1,5 +1,6 @@
 """Whole rows of pre-activations: a chunk of tokens at a time, all features, in the dtype of the results."""
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -46,6 +47,20 @@ class Widened:
         return self._buffer[: len(rows)].copy_(rows)
 
 
+class Buffers(threading.local):
+    """A buffer for the scores of one block, another in each thread."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device | None = None) -> None:
+        self._buffer = torch.empty(0, dtype=dtype, device=device)
+
+    def product(self, bias: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+        """Return x @ rows.T + bias, valid until the thread asks for the next."""
+        size = len(x) * len(rows)
+        if len(self._buffer) < size:
+            self._buffer = self._buffer.new_empty(size)
+        return torch.addmm(bias, x, rows.T, out=self._buffer[:size].view(len(x), len(rows)))
+
+
 def block_rows(width: int) -> int:
     """How many tokens make a block of `width` scores each: enough for the product to be efficient, few enough for the cache."""
     return max(1, min(BLOCK_ROWS, CHUNK_BYTES // (4 * width)))
@@ -75,12 +90,13 @@ def by_blocks(function: Callable[[int, int, Tensor], T], x: Tensor, W_enc: Prepa
     """
     width = min(BLOCK_WIDTH, chunk_features(W_enc), W_enc.d_sae)
     bias, wide_x, weights = bias.to(W_enc.wide), x.to(W_enc.wide), Widened(W_enc.rows, W_enc.wide)
+    buffers = Buffers(W_enc.wide, x.device)
     results: list[T] = []
     for first in range(0, W_enc.d_sae, width):
         block, block_bias = weights[first : first + width], bias[first : first + width]
 
         def of(rows: slice, first: int = first, block: Tensor = block, block_bias: Tensor = block_bias) -> T:
-            return function(rows.start, first, torch.addmm(block_bias, wide_x[rows], block.T))
+            return function(rows.start, first, buffers.product(block_bias, wide_x[rows], block))
 
         results += in_threads(of, row_blocks(len(x), block_rows(width)))
     return results

@@ -18,7 +18,6 @@ already.
 """
 
 import os
-import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sae_fast.cpu.rows import Widened, chunk_features
+from sae_fast.cpu.rows import Buffers, Widened, chunk_features
 from sae_fast.prepared import Prepared
 from sae_fast.sparse import row_pointer
 
@@ -80,26 +79,13 @@ class Weights:
     """[features, d_in]."""
 
 
-class _Buffers(threading.local):
-    """A buffer for the scores of one block, another in each thread."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self._buffer = torch.empty(0, dtype=dtype)
-
-    def product(self, bias: Tensor, x: Tensor, rows: Tensor) -> Tensor:
-        size = len(x) * len(rows)
-        if len(self._buffer) < size:
-            self._buffer = torch.empty(size, dtype=self._buffer.dtype)
-        return torch.addmm(bias, x, rows.T, out=self._buffer[:size].view(len(x), len(rows)))
-
-
 class Exact:
     """Scores in the dtype of the results: they are the values."""
 
     usable: Tensor | None = None
 
     def __init__(self, x: Tensor, W_enc: Prepared, bias: Tensor) -> None:
-        self._x, self._bias, self._buffers = x.to(W_enc.wide), bias.to(W_enc.wide), _Buffers(W_enc.wide)
+        self._x, self._bias, self._buffers = x.to(W_enc.wide), bias.to(W_enc.wide), Buffers(W_enc.wide)
         self._weights = Widened(W_enc.rows, W_enc.wide)
 
     def take(self, first: int, last: int, group: int) -> None:
@@ -122,7 +108,7 @@ class Screened:
     """Scores in bfloat16 of `x @ W_enc + shifted`, where values are those of `x @ W_enc + bias`, in float32."""
 
     def __init__(self, x: Tensor, W_enc: Prepared, bias: Tensor, shifted: Tensor) -> None:
-        self._weights, self._bias, self._buffers = W_enc, bias.float(), _Buffers(torch.bfloat16)
+        self._weights, self._bias, self._buffers = W_enc, bias.float(), Buffers(torch.bfloat16)
         self._coarse_weights = Widened(W_enc.screen if keeps_copy(W_enc) else W_enc.rows, torch.bfloat16)
         self._exact_weights = Widened(W_enc.rows, torch.float32)
         self._x = x.float()

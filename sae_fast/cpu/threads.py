@@ -5,8 +5,10 @@ wait costs milliseconds where other processes keep a core from one of the thread
 scores in their own core's cache, and run at the same time what is not parallel in itself.
 """
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -27,8 +29,7 @@ def row_blocks(n: int, most: int) -> list[slice]:
 def in_threads(function: Callable[[Block], T], blocks: list[Block]) -> list[T]:
     """`function` of each block, in their order; called in as many threads as PyTorch uses, where there are several blocks."""
     threads = torch.get_num_threads()
-    workers = min(threads, len(blocks))
-    if workers < 2:
+    if min(threads, len(blocks)) < 2:
         return [function(block) for block in blocks]
     inference = torch.is_inference_mode_enabled()
 
@@ -39,7 +40,12 @@ def in_threads(function: Callable[[Block], T], blocks: list[Block]) -> list[T]:
             return function(block)
 
     try:
-        with ThreadPoolExecutor(workers, "sae_fast") as pool:
-            return list(pool.map(alone, blocks))
+        return list(_pool(threads, os.getpid()).map(alone, blocks))
     finally:
         torch.set_num_threads(threads)
+
+
+@cache
+def _pool(threads: int, pid: int) -> ThreadPoolExecutor:
+    """Threads that stay, so that their buffers do. A forked process has none of its parent's, and makes its own."""
+    return ThreadPoolExecutor(threads, "sae_fast")
