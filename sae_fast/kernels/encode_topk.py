@@ -17,6 +17,8 @@ from sae_fast.sparse import SparseActs
 
 LARGEST_K = 512
 """Beyond, and where there are fewer than 4 groups for each of the k, whole rows are computed in chunks instead."""
+MOST_REGISTERS = 128
+"""Of `select_rows`: left alone, the assembler spills some to fit more programs, which a last resort does not need."""
 CANDIDATE_BYTES = 160 << 20
 """Most memory of a block's candidates."""
 RESCAN_BYTES = 32 << 20
@@ -158,8 +160,8 @@ def _select_rows(
     weights, n_rows = product.weights, len(h_rows)
     select_rows[(n_rows,)](
         x, weights.rows, product.bias, listed, count, h_rows, out_features, out_values, *weights.shape, k, n_rows,
-        LANES=min(2048, triton.next_power_of_2(weights.d_sae)), BK=refine_depth(weights.rows.dtype), num_warps=8,
-        enable_fp_fusion=True,
+        LANES=min(1024, triton.next_power_of_2(weights.d_sae)), BK=refine_depth(weights.rows.dtype), num_warps=8,
+        maxnreg=MOST_REGISTERS, enable_fp_fusion=True,
     )  # fmt: skip
 
 
