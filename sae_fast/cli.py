@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from sae_fast import __version__
 from sae_fast.attribution import cli as attribute
-from sae_fast.commands import convert, fetch, info, listing, train
+from sae_fast.commands import convert, evaluate, fetch, info, listing, train
 from sae_fast.contrast import cli as contrast
 from sae_fast.errors import SaeFastError
 
-COMMANDS = (listing, info, fetch, convert, train, contrast, attribute)
+COMMANDS = (listing, info, fetch, convert, train, evaluate, contrast, attribute)
 """Modules with `register`, in the order of the help."""
 
 EXAMPLES = """\

@@ -1,4 +1,4 @@
-// Sorts the tables of a contrast page by a click on a heading: numbers first the way one reads them, then the other way.
+// Sorts the tables of contrasts and evaluations by a click on a heading: first the way one reads them, then the other way.
 
 const ASCENDING_FIRST = new Set(["feature", "label", "p", "q"]);
 
@@ -12,7 +12,7 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
 
 function sortBy(table, headings, heading) {
   const column = headings.indexOf(heading);
-  const first = ASCENDING_FIRST.has(heading.dataset.column) ? "ascending" : "descending";
+  const first = heading.dataset.first ?? (ASCENDING_FIRST.has(heading.dataset.column) ? "ascending" : "descending");
   const other = first === "ascending" ? "descending" : "ascending";
   const order = heading.getAttribute("aria-sort") === first ? other : first;
   for (const each of headings) each.removeAttribute("aria-sort");

@@ -1,0 +1,175 @@
+"""`sae-fast eval`: how well SAEs reconstruct, and what splicing them in costs the language model."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sae_fast.commands.info import SOURCE_HELP
+from sae_fast.commands.output import Examples, say, say_table
+from sae_fast.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from sae_fast.evaluation.report import EvaluationReport
+
+EXAMPLES = """\
+examples:
+  sae-fast eval --model my-llama --corpus texts.jsonl --sae saes/k32 --sae saes/k64 --tokens 200000 --out evaluation
+  sae-fast eval --model gpt2 --corpus texts/ --sae res-jb=gpt2-small-res-jb/blocks.8.hook_resid_pre --out evaluation
+
+Writes evaluation.json, evaluation.html (the sparsity-fidelity frontier) and saebench/core/*.json. Every number is defined
+in docs/evaluation.md.
+"""
+
+_COLUMNS = (
+    ("L0", "l0", ".4g"),
+    ("EXPL. VARIANCE", "explained_variance", ".4f"),
+    ("DELTA CE", "delta_ce", ".4f"),
+    ("CE RECOVERED", "ce_recovered", ".4f"),
+    ("KL", "kl_sae", ".4f"),
+    ("COSINE", "cosine", ".4f"),
+    ("NORM RATIO", "norm_ratio", ".4f"),
+)
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "eval",
+        help="measure SAEs on texts: reconstruction, sparsity, and the cost of splicing them in",
+        description="Measure one or more SAEs on the tokens of a corpus, all in one reading of it: explained variance, L0,\n"
+        "cross entropy and KL divergence with the SAE spliced in, beside mean and zero ablation, with 95 % intervals.",
+        epilog=EXAMPLES,
+        formatter_class=Examples,
+    )
+    parser.add_argument("--model", required=True, metavar="SOURCE", help="the language model: a folder, or a name on the hub")
+    parser.add_argument(
+        "--corpus", required=True, metavar="SOURCE", help="file, folder, dataset of the hub, or standard-library"
+    )
+    parser.add_argument(
+        "--sae", action="append", required=True, metavar="[NAME=]SOURCE", help=f"an SAE; repeat for more: {SOURCE_HELP}"
+    )
+    parser.add_argument("--tokens", type=int, metavar="N", help="counted tokens to measure on (default: the whole corpus)")
+    parser.add_argument("--out", type=Path, default=Path("evaluation"), metavar="FOLDER", help="default: %(default)s")
+    corpus = parser.add_argument_group("corpus")
+    corpus.add_argument("--column", default="text", metavar="NAME", help="column of the text (default: %(default)s)")
+    corpus.add_argument("--split", metavar="NAME", help="split of a dataset")
+    corpus.add_argument("--shuffle", action="store_true", help="read the documents in a random order")
+    corpus.add_argument("--context-length", type=int, metavar="N", help="tokens of a context (default: as trained, or 128)")
+    corpus.add_argument("--bos", choices=("auto", "yes", "no"), default="auto", help="BOS before each context (default: auto)")
+    corpus.add_argument("--roles", default="", metavar="ROLE[,ROLE…]", help="of chats: count the messages of these roles")
+    run_group = parser.add_argument_group("how it runs")
+    run_group.add_argument("--hook", action="append", metavar="NAME", help="where the SAEs read, in order, if not as they say")
+    run_group.add_argument("--no-prefixes", action="store_true", help="leave out the prefixes of matryoshka SAEs")
+    run_group.add_argument("--seed", type=int, default=0, help="of shuffle and bootstrap (default: %(default)s)")
+    run_group.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default: %(default)s)")
+    run_group.add_argument("--device", default="cpu", help="default: %(default)s")
+    run_group.add_argument("--dtype", default="float32", help="of the language model (default: %(default)s)")
+    run_group.add_argument("--backend", default="transformers", help="who runs the model (default: %(default)s)")
+    run_group.add_argument("--batch-size", type=int, default=16, metavar="N", help="contexts at once (default: %(default)s)")
+    run_group.add_argument("--quiet", action="store_true", help="no progress, no table")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Carry out `sae-fast eval`."""
+    named = named_sources(options.sae)
+    hooks = options.hook or [None] * len(named)
+    if len(hooks) != len(named):
+        raise ArgumentError("--hook", expected=f"as many as --sae, {len(named)}", got=len(hooks))
+    if options.batch_size < 1:
+        raise ArgumentError("--batch-size", expected="at least 1", got=options.batch_size)
+    # Torch comes with these; mistakes on the command line are told without waiting for it.
+    import sae_fast
+    import sae_fast.lm
+    from sae_fast.evaluation.saebench import write_saebench
+    from sae_fast.evaluation.texts import evaluate_texts
+
+    saes = {
+        name: sae_fast.load(source, device=options.device, hook_name=hook)
+        for (name, source), hook in zip(named.items(), hooks, strict=True)
+    }
+    corpus = _corpus(options, [sae.cfg.context_size for sae in saes.values()])
+    lm = sae_fast.lm.load(options.model, backend=options.backend, device=options.device, dtype=options.dtype)
+    report, found = evaluate_texts(
+        lm,
+        saes,
+        corpus,
+        model_name=options.model.rstrip("/").rpartition("/")[2],
+        sources=named,
+        batch_size=options.batch_size,
+        prefixes=not options.no_prefixes,
+        seed=options.seed,
+        resamples=options.resamples,
+        progress=not options.quiet,
+    )
+    paths = report.write(options.out)
+    bench = write_saebench(report, found.metrics(), options.out / "saebench", options.batch_size)
+    if not options.quiet:
+        say_summary(report)
+    say(f"wrote {', '.join(map(str, paths))} and {len(bench)} files in {bench[0].parent}")
+
+
+def say_summary(report: "EvaluationReport") -> None:
+    """The table on the terminal: each SAE, and the ends of its intervals below."""
+    say(f"{report.model}: {report.n_tokens:,} tokens of {report.n_documents:,} documents of {report.corpus}")
+    rows = []
+    for sae in report.saes:
+        seen = f"{sae.n_dead:,} dead" if sae.n_dead is not None else f"{sae.n_not_seen:,}"
+        values = [_number(sae.metrics.get(name), form) for _, name, form in _COLUMNS]
+        rows.append((sae.name, f"{sae.d_sae:,}", *values, seen, f"{sae.n_dense:,}"))
+        ends = [sae.intervals.get(name) for _, name, _ in _COLUMNS]
+        if any(ends):
+            forms = [form for _, _, form in _COLUMNS]
+            rows.append(("", "", *(_range(pair, form) for pair, form in zip(ends, forms, strict=True)), "", ""))
+    head = ("SAE", "FEATURES", *(words for words, _, _ in _COLUMNS), "NOT SEEN", "DENSE")
+    say_table(head, rows, right=range(1, len(head)))
+    for note in report.notes:
+        say(note)
+
+
+def named_sources(given: list[str]) -> dict[str, str]:
+    """Sources by name: `NAME=SOURCE`, or the last part of the source and as much before it as tells it from the others.
+
+    Raises `ArgumentError` where two have one name.
+    """
+    split = [text.split("=", 1) if "=" in text and "/" not in text.split("=", 1)[0] else [None, text] for text in given]
+    parts = [str(source).rstrip("/").split("/") for _, source in split]
+    found: dict[str, str] = {}
+    for (name, source), part in zip(split, parts, strict=True):
+        depth = next((d for d in range(1, len(part) + 1) if sum(other[-d:] == part[-d:] for other in parts) == 1), len(part))
+        name = name or "/".join(part[-depth:])
+        if name in found:
+            raise ArgumentError("--sae", expected="SAEs of different names", got=f"{name} twice", advice="Write NAME=SOURCE")
+        found[name] = str(source)
+    return found
+
+
+def _corpus(options: argparse.Namespace, trained_with: list[int | None]) -> Any:
+    from sae_fast.corpus.options import CorpusOptions
+
+    known = {size for size in trained_with if size is not None}
+    return CorpusOptions(
+        source=options.corpus,
+        split=options.split,
+        column=options.column,
+        shuffle=options.shuffle,
+        seed=options.seed,
+        context_length=options.context_length or (min(known) if known else 128),
+        max_tokens=options.tokens,
+        prepend_bos="auto" if options.bos == "auto" else options.bos == "yes",
+        roles=tuple(role for role in options.roles.split(",") if role),
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def _range(ends: list[float] | None, form: str) -> str:
+    return (
+        ""
+        if ends is None
+        else f"{ends[0]:{form}}-{ends[1]:{form}}"
+        if ends[0] >= 0
+        else f"{ends[0]:{form}} to {ends[1]:{form}}"
+    )

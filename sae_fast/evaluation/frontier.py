@@ -1,0 +1,151 @@
+"""The sparsity-fidelity frontier as SVG without a library: each SAE by L0 and one metric, with its intervals.
+
+Places are percentages of the picture and sizes are pixels, so that dots and words keep their size on a phone.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from sae_fast.evaluation.report import EvaluationReport, SaeReport
+
+LEFT, RIGHT, TOP, BOTTOM = 11.0, 95.0, 7.0, 88.0
+"""Edges of what is drawn, in percent; the rest is for the words of the axes."""
+
+N_COLOURS = 6
+"""Architectures beyond so many share the last colour."""
+
+
+def frontier(report: EvaluationReport, metric: str, words: str) -> str:
+    """HTML of one picture, or nothing where fewer than one SAE has both numbers."""
+    shown = [(n, sae) for n, sae in enumerate(report.saes, 1) if _has(sae, metric)]
+    if not shown:
+        return ""
+    x_scale = _Log([end for _, sae in shown for end in _ends(sae, "l0")])
+    y_scale = _Linear([end for _, sae in shown for end in _ends(sae, metric)])
+    colours = colour_of(report)
+    grid = "".join(_vertical(x_scale.place(tick), number) for tick, number in x_scale.ticks())
+    grid += "".join(_horizontal(y_scale.place(tick), number) for tick, number in y_scale.ticks())
+    joins = "".join(_join(sae, report, metric, x_scale, y_scale) for _, sae in shown)
+    dots = "\n".join(_dot(n, sae, metric, colours[sae.architecture], x_scale, y_scale) for n, sae in shown)
+    return f"""<figure class="frontier">
+<figcaption>{words}</figcaption>
+<svg role="img" aria-label="{len(shown)} SAEs by L0 and {escape(metric.replace("_", " "))}">
+{grid}{joins}
+{dots}
+</svg>
+<p class="xlabel">L0, active features per token</p>
+</figure>"""
+
+
+def colour_of(report: EvaluationReport) -> dict[str, int]:
+    """The number of the colour of each architecture."""
+    kinds = sorted({sae.architecture for sae in report.saes})
+    return {kind: min(n, N_COLOURS - 1) for n, kind in enumerate(kinds)}
+
+
+def legend(report: EvaluationReport) -> str:
+    """HTML of what the colours mean; nothing where there is one."""
+    colours = colour_of(report)
+    if len(colours) < 2:
+        return ""
+    items = "".join(f'<li class="kind-{colour}">{escape(kind)}</li>' for kind, colour in colours.items())
+    return f'<ul class="legend">{items}</ul>'
+
+
+class _Log:
+    """L0 on a logarithmic axis."""
+
+    def __init__(self, values: Sequence[float]) -> None:
+        logs = [math.log10(max(value, 1e-3)) for value in values]
+        middle, half = (max(logs) + min(logs)) / 2, max((max(logs) - min(logs)) / 2, 0.15)
+        self.low, self.high = middle - half, middle + half
+
+    def place(self, value: float) -> float:
+        share = (math.log10(max(value, 1e-3)) - self.low) / (self.high - self.low)
+        return round(LEFT + (RIGHT - LEFT) * share, 2)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        steps = (1, 2, 5) if self.high - self.low < 1.6 else (1,)
+        decades = range(math.floor(self.low), math.ceil(self.high) + 1)
+        values = [step * 10.0**decade for decade in decades for step in steps]
+        return [(v, f"{v:,.10g}") for v in values if self.low <= math.log10(v) <= self.high]
+
+
+class _Linear:
+    """The metric; four to eight round ticks."""
+
+    def __init__(self, values: Sequence[float]) -> None:
+        middle, half = (max(values) + min(values)) / 2, (max(values) - min(values)) / 2
+        half = half or abs(middle) / 10 or 0.1
+        self.low, self.high = middle - half, middle + half
+
+    def place(self, value: float) -> float:
+        return round(BOTTOM - (BOTTOM - TOP) * (value - self.low) / (self.high - self.low), 2)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        rough = (self.high - self.low) / 5
+        unit = 10.0 ** math.floor(math.log10(rough))
+        step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
+        digits = max(0, -math.floor(math.log10(step) + 1e-9))
+        first = math.ceil(self.low / step - 1e-9)
+        found = []
+        while first * step <= self.high * (1 + 1e-12) + 1e-12 * abs(step):
+            found.append((first * step, f"{first * step:.{digits}f}".replace("-", "\N{MINUS SIGN}")))
+            first += 1
+        return found
+
+
+def _has(sae: SaeReport, metric: str) -> bool:
+    return bool(sae.metrics.get("l0")) and sae.metrics.get(metric) is not None
+
+
+def _ends(sae: SaeReport, metric: str) -> list[float]:
+    """The value and the ends of its interval."""
+    value = sae.metrics[metric]
+    assert value is not None
+    return [value, *(sae.intervals.get(metric) or ())]
+
+
+def _vertical(x: float, words: str) -> str:
+    line = f'<line class="grid" x1="{x}%" x2="{x}%" y1="0" y2="100%"/>'
+    return f'{line}<text class="tick" x="{x}%" y="100%" dx="4" dy="-5">{words}</text>'
+
+
+def _horizontal(y: float, words: str) -> str:
+    line = f'<line class="grid" x1="0" x2="100%" y1="{y}%" y2="{y}%"/>'
+    return f'{line}<text class="tick" x="4" y="{y}%" dy="-4">{words}</text>'
+
+
+def _join(sae: SaeReport, report: EvaluationReport, metric: str, x_scale: _Log, y_scale: _Linear) -> str:
+    """A line from a prefix of a matryoshka SAE to the next larger one, or to the whole."""
+    if sae.prefix_of is None:
+        return ""
+    family = [one for one in report.saes if sae.prefix_of in (one.prefix_of, one.name) and one.d_sae > sae.d_sae]
+    following = min((one for one in family if _has(one, metric)), key=lambda one: one.d_sae, default=None)
+    if following is None:
+        return ""
+    ends = [_place(one.metrics, metric, x_scale, y_scale) for one in (sae, following)]
+    (x1, y1), (x2, y2) = ends
+    return f'<line class="join" x1="{x1}%" y1="{y1}%" x2="{x2}%" y2="{y2}%"/>'
+
+
+def _dot(n: int, sae: SaeReport, metric: str, colour: int, x_scale: _Log, y_scale: _Linear) -> str:
+    x, y = _place(sae.metrics, metric, x_scale, y_scale)
+    bars = ""
+    if sae.intervals.get("l0"):
+        low, high = (x_scale.place(end) for end in sae.intervals["l0"] or ())
+        bars += f'<line class="bar" x1="{low}%" x2="{high}%" y1="{y}%" y2="{y}%"/>'
+    if sae.intervals.get(metric):
+        low, high = (y_scale.place(end) for end in sae.intervals[metric] or ())
+        bars += f'<line class="bar" x1="{x}%" x2="{x}%" y1="{low}%" y2="{high}%"/>'
+    title = f"{sae.name}: L0 {sae.metrics['l0']:.4g}, {metric.replace('_', ' ')} {sae.metrics[metric]:.4g}"
+    hollow = " prefix" if sae.prefix_of else ""
+    return (
+        f'<a href="#sae-{n}" class="kind-{colour}{hollow}" tabindex="-1">{bars}<circle cx="{x}%" cy="{y}%" r="5">'
+        f'<title>{escape(title)}</title></circle><text x="{x}%" y="{y}%" dx="7" dy="-6">{n}</text></a>'
+    )
+
+
+def _place(metrics: Mapping[str, float | None], metric: str, x_scale: _Log, y_scale: _Linear) -> tuple[float, float]:
+    return x_scale.place(metrics["l0"] or 0.0), y_scale.place(metrics[metric] or 0.0)
