@@ -15,6 +15,11 @@ LEFT, RIGHT, TOP, BOTTOM = 11.0, 95.0, 7.0, 88.0
 N_COLOURS = 6
 """Architectures beyond so many share the last colour."""
 
+SIDES = ((7, -6, "start"), (7, 15, "start"), (-7, -6, "end"), (-7, 15, "end"))
+"""Where the number of a dot may stand: pixels from its centre, and which end of the words is there."""
+WORD = (3.5, 5.0)
+"""Percent of the picture that a number takes, more or less."""
+
 
 def frontier(report: EvaluationReport, metric: str, words: str) -> str:
     """HTML of one picture, or nothing where fewer than one SAE has both numbers."""
@@ -27,7 +32,11 @@ def frontier(report: EvaluationReport, metric: str, words: str) -> str:
     grid = "".join(_vertical(x_scale.place(tick), number) for tick, number in x_scale.ticks())
     grid += "".join(_horizontal(y_scale.place(tick), number) for tick, number in y_scale.ticks())
     joins = "".join(_join(sae, report, metric, x_scale, y_scale) for _, sae in shown)
-    dots = "\n".join(_dot(n, sae, metric, colours[sae.architecture], x_scale, y_scale) for n, sae in shown)
+    sides = _sides([_place(sae.metrics, metric, x_scale, y_scale) for _, sae in shown])
+    dots = "\n".join(
+        _dot(n, sae, metric, colours[sae.architecture], x_scale, y_scale, side)
+        for (n, sae), side in zip(shown, sides, strict=True)
+    )
     return f"""<figure class="frontier">
 <figcaption>{words}</figcaption>
 <svg role="img" aria-label="{len(shown)} SAEs by L0 and {escape(metric.replace("_", " "))}">
@@ -130,7 +139,7 @@ def _join(sae: SaeReport, report: EvaluationReport, metric: str, x_scale: _Log, 
     return f'<line class="join" x1="{x1}%" y1="{y1}%" x2="{x2}%" y2="{y2}%"/>'
 
 
-def _dot(n: int, sae: SaeReport, metric: str, colour: int, x_scale: _Log, y_scale: _Linear) -> str:
+def _dot(n: int, sae: SaeReport, metric: str, colour: int, x_scale: _Log, y_scale: _Linear, side: tuple[int, int, str]) -> str:
     x, y = _place(sae.metrics, metric, x_scale, y_scale)
     bars = ""
     if sae.intervals.get("l0"):
@@ -141,10 +150,29 @@ def _dot(n: int, sae: SaeReport, metric: str, colour: int, x_scale: _Log, y_scal
         bars += f'<line class="bar" x1="{x}%" x2="{x}%" y1="{low}%" y2="{high}%"/>'
     title = f"{sae.name}: L0 {sae.metrics['l0']:.4g}, {metric.replace('_', ' ')} {sae.metrics[metric]:.4g}"
     hollow = " prefix" if sae.prefix_of else ""
+    dx, dy, anchor = side
     return (
         f'<a href="#sae-{n}" class="kind-{colour}{hollow}" tabindex="-1">{bars}<circle cx="{x}%" cy="{y}%" r="5">'
-        f'<title>{escape(title)}</title></circle><text x="{x}%" y="{y}%" dx="7" dy="-6">{n}</text></a>'
+        f"<title>{escape(title)}</title></circle>"
+        f'<text x="{x}%" y="{y}%" dx="{dx}" dy="{dy}" text-anchor="{anchor}">{n}</text></a>'
     )
+
+
+def _sides(dots: Sequence[tuple[float, float]]) -> list[tuple[int, int, str]]:
+    """For the number of each dot the side with the fewest numbers and other dots in its way."""
+    taken: list[tuple[float, float]] = []
+    chosen = []
+    for dot in dots:
+        spots = [(dot[0] + (WORD[0] if dx > 0 else -WORD[0]) / 1.5, dot[1] + (-3.5 if dy < 0 else 3.5)) for dx, dy, _ in SIDES]
+        crowds = [2 * _near(spot, taken, WORD) + _near(spot, dots, (2.0, 3.0)) for spot in spots]
+        best = crowds.index(min(crowds))
+        taken.append(spots[best])
+        chosen.append(SIDES[best])
+    return chosen
+
+
+def _near(spot: tuple[float, float], others: Sequence[tuple[float, float]], within: tuple[float, float]) -> int:
+    return sum(abs(x - spot[0]) < within[0] and abs(y - spot[1]) < within[1] for x, y in others)
 
 
 def _place(metrics: Mapping[str, float | None], metric: str, x_scale: _Log, y_scale: _Linear) -> tuple[float, float]:

@@ -32,7 +32,6 @@ def overview(report: EvaluationReport, link: Link) -> str:
     """HTML of the table of all SAEs; `link` gives the address of an SAE's page by its name, or None."""
     places = len({tuple(sae.hooks_out) for sae in report.saes}) > 1
     head = _heading("n", "#", "ascending") + _heading("label", "SAE", "ascending")
-    head += _heading("hook", "hook", "ascending") if places else ""
     head += _heading("d_sae", "features", "descending")
     head += "".join(_heading(name, words, first, "has-term") for name, words, first in COLUMNS)
     head += _heading("n_dead", "not seen", "ascending", "has-term") + _heading("n_dense", "dense", "ascending", "has-term")
@@ -76,7 +75,7 @@ def breakdown(report: EvaluationReport, which: str, metric: str) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Up to four significant digits, at most four behind the point; a dash for None."""
+    """Four significant digits, an exponent below 1e-3; a dash for None."""
     if value is None:
         return NOTHING
     if abs(value) >= 1000:
@@ -85,13 +84,13 @@ def number(value: float | None, digits: int = 4) -> str:
         mantissa, exponent = f"{value:.1e}".split("e")
         text = f"{mantissa}e{int(exponent)}"
     else:
-        text = f"{value:.{digits}g}"
+        text = f"{value:#.{digits}g}".rstrip(".") if value else "0"
     return text.replace("-", MINUS)
 
 
 def _heading(name: str, words: str, first: str, kind: str = "") -> str:
     about = f' <a class="term about" href="#{name}" aria-label="Definition of {words}">?</a>' if kind == "has-term" else ""
-    css = "" if name in ("label", "hook") else ' class="number"'
+    css = "" if name == "label" else ' class="number"'
     return f'<th scope="col" data-column="{name}" data-first="{first}"{css}><button type="button">{words}</button>{about}</th>'
 
 
@@ -101,8 +100,9 @@ def _row(n: int, sae: SaeReport, report: EvaluationReport, link: Link, places: b
     colour = colour_of(report)[sae.architecture]
     what = escape(sae.architecture) + (f", k = {sae.k}" if sae.k else "")
     cells = f'<td class="number" data-column="n" data-value="{n}">{n}</td>'
-    cells += f'<td data-column="label"><span class="name">{name}</span> <span class="kind-{colour} arch">{what}</span></td>'
-    cells += f'<td data-column="hook"><code>{escape(", ".join(sae.hooks_out))}</code></td>' if places else ""
+    hook = f"<code>{escape(', '.join(sae.hooks_out))}</code>" if places else ""
+    what = f'<span class="kind-{colour} arch">{what}</span>'
+    cells += f'<td data-column="label"><span class="name">{name}</span> {what} {hook}</td>'
     cells += f'<td class="number" data-column="d_sae" data-value="{sae.d_sae}">{sae.d_sae:,}</td>'
     cells += "".join(_cell(sae, name) for name, _, _ in COLUMNS)
     seen = f"{sae.n_dead:,} dead" if sae.n_dead is not None else f"{sae.n_not_seen:,}"
