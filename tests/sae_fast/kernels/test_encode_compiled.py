@@ -6,7 +6,9 @@ import pytest
 import torch
 from compile_ahead import CAPABILITIES, Report, assert_fits, compile_kernel
 
-triton = pytest.importorskip("triton", reason="Triton is not installed")
+pytest.importorskip("triton", reason="Triton is not installed")
+
+import triton
 
 from sae_fast.kernels import _chunks, _compact, _gemm, _level, _refine, _rescan, _select
 from sae_fast.kernels import encode_topk as topk
