@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     try:
         saes = train(config, show_progress=not options.quiet)
     except StoppedError as stopped:
-        print(f"sae-fast: {stopped}", file=sys.stderr)
+        sys.stderr.write(f"sae-fast: {stopped}\n")
         raise SystemExit(INTERRUPTED) from None
     folder = Path(config.output.folder)
     for name in saes:

@@ -132,7 +132,7 @@ def _range(values: Sequence[float], low: float | None, high: float | None, log: 
 def _ticks(bottom: float, top: float, log: bool, n: int = 5) -> list[float]:
     if log:
         decades = range(math.floor(math.log10(bottom)), math.ceil(math.log10(top)) + 1)
-        steps = (1, 2, 5) if len(decades) < 4 else (1,)
+        steps = (1, 2, 5) if len(decades) < 5 else (1,)
         return [m * 10.0**d for d in decades for m in steps if bottom <= m * 10.0**d <= top]
     rough = (top - bottom) / n
     unit = 10 ** math.floor(math.log10(rough))

@@ -97,8 +97,8 @@ class StoredActivations(Activations):
 class StreamedActivations(Activations):
     """Those of an LM that runs along.
 
-    Contexts come in a random order for each epoch; the activations of as many as fill the buffer are shuffled among themselves. A
-    batch may reach into the next buffer. Where a step lies follows from counts of tokens alone, so that a run goes on anywhere
+    Contexts come in a random order for each epoch; the activations of as many as fill the buffer are shuffled among themselves.
+    A batch may reach into the next buffer. Where a step lies follows from counts of tokens alone, so that a run goes on anywhere
     after at most one buffer's work.
     """
 

@@ -1,7 +1,7 @@
 """The processes of a run that `torchrun` starts: each takes its rows of every batch, or holds its part of the features.
 
-Data parallel (default): gradients are averaged, so that a step is that of the whole batch. What a loss selects or measures over a
-batch (BatchTopK's k · n, the quadratic penalty's L0) it does over the rows of a process, as with gradient accumulation.
+Data parallel (default): gradients are averaged, so that a step is that of the whole batch. What a loss selects or measures over
+a batch (BatchTopK's k · n, the quadratic penalty's L0) it does over the rows of a process, as with gradient accumulation.
 """
 
 import os

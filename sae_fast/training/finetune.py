@@ -1,8 +1,8 @@
 """End-to-end fine-tuning: for the last stretch the loss is also what the SAE does to the LM's predictions (Karvonen 2025).
 
 The SAE's output takes the place of what it reconstructs at counted tokens, and the loss is
-`(objective + α · KL(clean ‖ spliced)) / 2`, α chosen in each step so that both parts weigh the same (or the cross entropy in the place
-of the KL divergence). The LM's weights stay as they are.
+`(objective + α · KL(clean ‖ spliced)) / 2`, α chosen in each step so that both parts weigh the same (or the cross entropy
+in the place of the KL divergence). The LM's weights stay as they are.
 """
 
 from collections.abc import Iterator, Mapping

@@ -79,7 +79,7 @@ def measure(saes: Mapping[str, SAE], variant: Variant, data: Activations) -> dic
 
 
 def density_histogram(fired: Tensor, n_tokens: int) -> list[int]:
-    """Features by log10 of the share of tokens on which they are active, 8 bins a decade from 1e-6 to 1, the rarer in the first."""
+    """Features by log10 of the share of tokens on which they are active: 8 bins a decade, 1e-6 to 1."""
     low, high = DENSITY_DECADES
     logs = (fired[fired > 0].double() / n_tokens).log10().clamp(low, high - 1e-9)
     return torch.histc(logs, DENSITY_BINS, low, high).long().tolist()

@@ -19,18 +19,22 @@ STYLE = """\
 @media (prefers-color-scheme: dark) { :root { --page: #161618; --text: #ececf0; --quiet: #9c9ca4; --rule: #343438;
   --c0: #6db3f2; --c1: #ff9d5c; --c2: #5ccf94; --c3: #ec8fd0; --c4: #e0c04f; --c5: #a9a4ff; --c6: #ff8c92; --c7: #a9bcc9; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1280px; padding: 1.5rem clamp(0.9rem, 3vw, 2rem) 3rem; background: var(--page); color: var(--text);
-  font: 15px/1.5 system-ui, sans-serif; }
+body { margin: 0 auto; max-width: 1280px; padding: 1.5rem clamp(0.9rem, 3vw, 2rem) 3rem; background: var(--page);
+  color: var(--text); font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.45rem; margin: 0 0 0.2rem; } h2 { font-size: 1rem; margin: 0 0 0.3rem; font-weight: 600; }
 p { margin: 0.2rem 0 1rem; color: var(--quiet); } section { min-width: 0; }
 ul { list-style: none; padding: 0; margin: 0 0 1.5rem; display: flex; flex-wrap: wrap; gap: 0.3rem 1.2rem; }
-li { overflow-wrap: anywhere; } .chip { display: inline-block; width: 0.8em; height: 0.8em; border-radius: 2px; margin-right: 0.4em; }
+li { overflow-wrap: anywhere; }
+.chip { display: inline-block; width: 0.8em; height: 0.8em; border-radius: 2px; margin-right: 0.4em; }
 .grid-of-charts { display: grid; gap: 1.6rem 2rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
 svg { width: 100%; height: auto; display: block; } svg text { fill: var(--quiet); font: 11px system-ui, sans-serif; }
 .grid { stroke: var(--rule); } .line { fill: none; stroke-width: 1.7; stroke-linejoin: round; } .filled { fill-opacity: 0.12; }
-.scroll { overflow-x: auto; margin: 0 0 2rem; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+.scroll { overflow-x: auto; margin: 0 0 2rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 0.35rem 0.7rem; border-bottom: 1px solid var(--rule); white-space: nowrap; }
-th { font-weight: 600; color: var(--quiet); } th:first-child, td:first-child { text-align: left; padding-left: 0; }
+th { font-weight: 600; color: var(--quiet); }
+th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal;
+  min-width: 8rem; overflow-wrap: anywhere; }
 a { color: var(--c0); }
 """
 
@@ -73,11 +77,11 @@ def render(title: str, metrics: Mapping[str, Sequence[Mapping[str, Any]]], resul
     charts.append(("Features by density, on held-out tokens", histogram(_densities(results, colours), "share of tokens")))
     sections = "".join(f"<section><h2>{heading}</h2>{chart}</section>" for heading, chart in charts if chart)
     last = max((line["tokens"] for lines in metrics.values() for line in lines), default=0)
-    state = "finished" if results else "in training"
+    state = f"{last:,} activations seen, {'finished' if results else 'in training'}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}: training</title><style>{STYLE}{_COLOUR_RULES}</style></head><body>"
-        f"<h1>{html.escape(title)}</h1><p>{len(colours)} SAE{'s' * (len(colours) != 1)}, {last:,} activations seen, {state}.</p>"
+        f"<h1>{html.escape(title)}</h1><p>{len(colours)} SAE{'s' * (len(colours) != 1)}, {state}.</p>"
         f'<ul>{names}</ul>{_table(results)}<div class="grid-of-charts">{sections}</div></body></html>\n'
     )
 

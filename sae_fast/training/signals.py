@@ -19,7 +19,7 @@ class Stop:
 
 @contextmanager
 def stopping_on_request() -> Iterator[Stop]:
-    """Yield what tells it. A second signal acts at once, as it would have without this; outside the main thread nothing is caught."""
+    """Yield what tells it. A second signal acts at once, as without this; outside the main thread nothing is caught."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -1,4 +1,4 @@
-"""Where metrics go besides metrics.jsonl: TensorBoard, Weights & Biases, trackio, each only where a configuration asks for it."""
+"""Where metrics go besides metrics.jsonl: TensorBoard, Weights & Biases, trackio, each only where it is asked for."""
 
 import importlib
 from collections.abc import Mapping

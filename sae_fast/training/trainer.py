@@ -179,22 +179,29 @@ class Trainer:
         """Of the whole batch; `fired` is summed over processes already."""
         variant, n_parts = self.variants[name], len(losses) * self.data_ranks.size
         terms = list(losses[-1].terms)
-        means = torch.stack(
-            [torch.stack([loss.total.detach(), *(loss.terms[term] for term in terms)]) for loss in losses]
-        ).double()
-        sums = torch.stack([torch.stack([loss.squared_error, loss.squared_deviation]) for loss in losses]).double()
-        totals = self.data_ranks.total(torch.cat([means.sum(0) / n_parts, sums.sum(0)])).tolist()
+        means = torch.stack([torch.stack([loss.total.detach(), *(loss.terms[term] for term in terms)]) for loss in losses])
+        sums = torch.stack([_sums(loss) for loss in losses])
+        totals = self.data_ranks.total(torch.cat([means.double().sum(0) / n_parts, sums.sum(0)]))
+        loss, *of_terms, error, squares = totals[: len(terms) + 3].tolist()
         n = sum(loss.n for loss in losses) * self.data_ranks.size
+        deviation = squares - float(totals[len(terms) + 3 :].square().sum()) / n
         return StepMetrics(
             step=self.step + 1,
             tokens=(self.step + 1) * self.options.batch_tokens,
-            loss=totals[0],
-            terms=dict(zip(terms, totals[1:-2], strict=True)),
-            explained_variance=1 - totals[-2] / max(totals[-1], 1e-30),
+            loss=loss,
+            terms=dict(zip(terms, of_terms, strict=True)),
+            explained_variance=1 - error / max(deviation, 1e-30),
             l0=float(variant.totalled(fired)) / n,
             n_dead=int(variant.totalled(variant.dead)),
             lr=self.optimizers[name].param_groups[0]["lr"],
         )
+
+
+def _sums(loss: Loss) -> Tensor:
+    """Squared error, sum of squares and sum of the targets of one part of a batch, float64 [2 + d_out]."""
+    mean = loss.mean.double()
+    squares = loss.squared_deviation.double() + loss.n * mean.square().sum()
+    return torch.cat([torch.stack([loss.squared_error.double(), squares]), loss.n * mean])
 
 
 def side_by_side(batch: Mapping[str, Tensor], hooks: tuple[str, ...]) -> Tensor:

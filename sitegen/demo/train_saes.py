@@ -2,8 +2,8 @@
 
     python -m sitegen.demo.train_saes --out saes
 
-The same as `sae-fast train sitegen/demo/train.toml`, with the SAEs copied to where they are wanted. Contexts are 128 tokens of the
-standard library's training files behind one BOS; the BOS position itself is left out, as it is from every dashboard.
+The same as `sae-fast train sitegen/demo/train.toml`, with the SAEs copied to where they are wanted. Contexts are 128 tokens of
+the standard library's training files behind one BOS; the BOS itself is left out, as it is from every dashboard.
 """
 
 import argparse

@@ -136,6 +136,8 @@ class Loss:
     """scalar, summed over tokens and dimensions, in scaled units"""
     squared_deviation: Tensor
     """the same of the batch's mean as the reconstruction"""
+    mean: Tensor
+    """[d_out] that mean"""
     n: int
     """tokens"""
     terms: dict[str, Tensor] = field(default_factory=dict)
@@ -360,10 +362,14 @@ class Variant(nn.Module, ABC):
     def reconstruction(self, y: Tensor, y_hat: Tensor, acts: SparseActs | Tensor) -> Loss:
         """A loss of the mean squared error alone, `mean ‖y - ŷ‖²`, to which a variant adds its terms."""
         error = (y - y_hat).square().sum()
-        with torch.no_grad():
-            deviation = (y - y.mean(0)).square().sum()
-        mse = error / len(y)
-        return Loss(mse, fired_counts(acts, self.d_sae), error.detach(), deviation, len(y), {"mse": mse.detach()}, y_hat)
+        return loss_of(error, fired_counts(acts, self.d_sae), y, y_hat)
+
+
+def loss_of(error: Tensor, fired: Tensor, y: Tensor, y_hat: Tensor) -> Loss:
+    """A loss of the mean squared error alone; `error` is summed over tokens and dimensions."""
+    mse, mean = error / len(y), y.detach().mean(0)
+    deviation = (y.detach() - mean).square().sum()
+    return Loss(mse, fired, error.detach(), deviation, mean, len(y), {"mse": mse.detach()}, y_hat)
 
 
 def fired_counts(acts: SparseActs | Tensor, d_sae: int) -> Tensor:

@@ -15,7 +15,7 @@ from sae_fast.errors import ArgumentError, ConfigError
 from sae_fast.sae import SAE
 from sae_fast.sparse import SparseActs
 from sae_fast.training import penalties
-from sae_fast.training.variants.base import HeldOut, Loss, Moment, SharedOptions, Start, Variant, fired_counts
+from sae_fast.training.variants.base import HeldOut, Loss, Moment, SharedOptions, Start, Variant, fired_counts, loss_of
 from sae_fast.training.variants.jumprelu import JumpReLU, JumpReLUOptions, with_values
 
 
@@ -157,11 +157,9 @@ class CLT(Variant):
             penalty = penalty + one
             fired.append(fired_counts(acts, layer.d_sae))
         error = (y - y_hat).square().sum()
-        mse = error / len(y)
-        deviation = (y - y.mean(0)).square().sum().detach()
-        loss = Loss(mse, torch.cat(fired), error.detach(), deviation, len(y), {"mse": mse.detach()}, y_hat)
+        loss = loss_of(error, torch.cat(fired), y, y_hat)
         loss.terms["sparsity"] = penalty.detach()
-        loss.total = mse + self.options.l0_coefficient * moment.risen(self.options.l0_warmup) * penalty
+        loss.total = loss.total + self.options.l0_coefficient * moment.risen(self.options.l0_warmup) * penalty
         for layer, own in zip(self.each, inputs, strict=True):
             loss = layer.with_pull(loss, own, layer.log_threshold.exp())
         return loss

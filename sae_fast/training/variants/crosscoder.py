@@ -1,7 +1,7 @@
 """Crosscoders (Lindsey et al. 2024; BatchTopK: Minder et al. 2025): one set of features for the activations at several hooks.
 
-A crosscoder encodes the sum of what its encoders say at each hook and decodes to all of them, which is an SAE over the activations
-side by side. Each hook is scaled by itself, so that no layer drowns another.
+A crosscoder encodes the sum of what its encoders say at each hook and decodes to all of them, which is an SAE over the
+activations side by side. Each hook is scaled by itself, so that no layer drowns another.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""TopK whose features are spread over processes: each holds a part of the dictionary and of the optimizer, and sees every token.
+"""TopK whose features are spread over processes: each holds a part of them and of the optimizer, and sees every token.
 
-A token's k features are the k largest of all parts, as without sharding; two numbers travel for each feature that a part proposes,
-and one reconstruction for each token.
+A token's k features are the k largest of all parts, as without sharding; a number travels for each feature that a part
+proposes, and one reconstruction for each token.
 """
 
 from typing import Any

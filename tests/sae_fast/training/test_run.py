@@ -142,7 +142,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_train", signalled)
-        with pytest.raises(StoppedError, match="stopped after step 7 of 20.*The same command goes on"):
+        with pytest.raises(StoppedError, match=r"stopped after step 7 of 20.*The same command goes on"):
             quiet(configure(folder="stopped"))
     assert checkpoints(tmp_path / "stopped" / "checkpoints")[-1].name == "checkpoint-00000007.safetensors"
     quiet(configure(folder="stopped"))
@@ -186,7 +186,7 @@ def test_other_settings_are_refused(configure: Configure, tables: Mapping[str, A
     """A checkpoint belongs to its settings; the message names what differs."""
     quiet(configure())
 
-    with pytest.raises(MismatchError, match="other settings.*train"):
+    with pytest.raises(MismatchError, match=r"other settings.*train"):
         quiet(configure(**tables))
 
 
