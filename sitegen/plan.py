@@ -13,6 +13,7 @@ from sae_fast import SAEConfig, formats
 from sae_fast.corpus import corpus_fingerprint
 from sae_fast.files import content_fingerprint, source_fingerprint
 from sitegen import collect
+from sitegen.comparison import SiteComparison, open_comparisons
 from sitegen.contrast import SiteContrast, open_contrasts
 from sitegen.errors import MismatchError, ReleaseError
 from sitegen.records import FeatureId
@@ -79,6 +80,7 @@ class Plan:
     tokens: Stage
     saes: tuple[SaePlan, ...]
     contrasts: tuple[SiteContrast, ...] = ()
+    comparisons: tuple[SiteComparison, ...] = ()
 
     @property
     def stages(self) -> list[Stage]:
@@ -106,7 +108,9 @@ def make_plan(release: Release, cache: Path, features: Sequence[FeatureId] | Non
     for slug, options, cfg in zip(slugs(release.sae, configurations), release.sae, configurations, strict=True):
         saes.append(_sae_plan(release, cache, chosen, tokens, model, slug, options, cfg))
     contrasts = tuple(open_contrasts(release.contrast, saes))
-    return Plan(release, chosen, every, Stage("model", cache, {"version": 1, **model}), tokens, tuple(saes), contrasts)
+    comparisons = tuple(open_comparisons(release.comparison, saes))
+    stage = Stage("model", cache, {"version": 1, **model})
+    return Plan(release, chosen, every, stage, tokens, tuple(saes), contrasts, comparisons)
 
 
 def _sae_plan(

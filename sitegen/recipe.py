@@ -87,7 +87,7 @@ def build_id(release: Release, features: Sequence[FeatureId] | None = None) -> s
     sources = {"corpus": corpus_fingerprint(release.corpus), "model": source_fingerprint(release.model.source)}
     for table, source in sources.items():
         content[table]["source"] = [Path(content[table]["source"]).name, source]
-    for table in (*content["sae"], *content["contrast"]):
+    for table in (*content["sae"], *content["contrast"], *content["comparison"]):
         table["source"] = source_fingerprint(table["source"])
     code = [content_fingerprint(Path(path)) for module in (sae_fast, site_templates) for path in module.__path__]
     code += [content_fingerprint(path) for path in sorted(PACKAGE.iterdir()) if path.name not in ("demo", "__pycache__")]

@@ -245,6 +245,20 @@ class ContrastInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ComparisonInfo:
+    """A comparison of SAEs, measured on the same tokens: `comparison/<slug>/index.html`."""
+
+    slug: str
+    title: str
+    path: str
+    """Of its numbers below the site's root, as `sae_fast.evaluation` writes them, compressed."""
+    saes: list[str]
+    """Slugs of the SAEs of this site that it measures."""
+    n_saes: int
+    """SAEs that it measures, those that are not on this site included."""
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """`data/manifest.json`: what the site holds and who wrote it."""
 
@@ -257,4 +271,5 @@ class Manifest:
     saes: list[SaeInfo]
     citation: str | None = None
     contrasts: list[ContrastInfo] = field(default_factory=list)
+    comparisons: list[ComparisonInfo] = field(default_factory=list)
     version: int = CONTRACT_VERSION

@@ -79,6 +79,21 @@ class ContrastOptions:
 
 
 @dataclass(frozen=True)
+class ComparisonOptions:
+    """`[[comparison]]`: a result of `sae-fast eval` that gets a page; repeat the table for more."""
+
+    source: str
+    """`evaluation.json`, or the folder that holds it"""
+    slug: str | None = None
+    """its name in addresses; default: from the title"""
+    title: str | None = None
+    """heading of its page"""
+
+    def __post_init__(self) -> None:
+        _require_slug("[[comparison]]", self.slug)
+
+
+@dataclass(frozen=True)
 class EvaluationOptions:
     """`[evaluation]`: how well the SAEs reconstruct, and what splicing them in costs the LM."""
 
@@ -118,6 +133,7 @@ class Release:
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     build: BuildOptions = field(default_factory=BuildOptions)
     contrast: tuple[ContrastOptions, ...] = ()
+    comparison: tuple[ComparisonOptions, ...] = ()
     path: Path | None = field(default=None, compare=False)
     """the file it was read from"""
 
@@ -160,11 +176,11 @@ class Release:
     def _from_dict(cls, content: dict[str, Any], base: Path, path: Path | None) -> "Release":
         tables = {"site": SiteOptions, "model": ModelOptions, "corpus": CorpusOptions, "facts": FactOptions}
         tables |= {"evaluation": EvaluationOptions, "build": BuildOptions}
-        valid = [*tables, "sae", "contrast"]
+        valid = [*tables, "sae", "contrast", "comparison"]
         for key in content:
             if key not in valid:
                 raise ReleaseError(f"Unknown table [{key}].{nearest(key, valid)} Valid: {', '.join(valid)}.")
-        for key in ("sae", "contrast"):
+        for key in ("sae", "contrast", "comparison"):
             if not isinstance(content.get(key, []), list):
                 raise ReleaseError(f"[{key}]: expected an array of tables; write [[{key}]] with two brackets.")
         parsed: dict[str, Any] = {
@@ -176,11 +192,11 @@ class Release:
         parsed["model"] = _with_source(parsed["model"], base)
         parsed["corpus"] = _with_source(parsed["corpus"], base)
         sae = [parse_table(SaeOptions, table, f"[[sae]] number {n}") for n, table in enumerate(content.get("sae", []), 1)]
-        contrast = [
-            parse_table(ContrastOptions, table, f"[[contrast]] number {n}")
-            for n, table in enumerate(content.get("contrast", []), 1)
-        ]
-        parsed["contrast"] = tuple(_with_source(table, base) for table in contrast)
+        results: dict[str, type[ContrastOptions] | type[ComparisonOptions]]
+        results = {"contrast": ContrastOptions, "comparison": ComparisonOptions}
+        for key, kind in results.items():
+            named = [parse_table(kind, table, f"[[{key}]] number {n}") for n, table in enumerate(content.get(key, []), 1)]
+            parsed[key] = tuple(_with_source(table, base) for table in named)
         stored = parsed["build"].activations if "build" in parsed else None
         if stored is not None:
             parsed["build"] = replace(parsed["build"], activations=str((base / Path(stored).expanduser()).resolve()))

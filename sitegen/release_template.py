@@ -49,6 +49,11 @@ source = "path/to/sae"           # a SAELens folder, a Gemma Scope params.npz, â
 # slug = "my-contrast"
 # sae = ["layer-6"]              # slugs of its SAEs; default: found by hook, architecture and size
 
+# [[comparison]]                 # a result of sae-fast eval, on a page of its own; repeat for more
+# source = "evaluation"          # its folder, or its evaluation.json
+# title = "â€¦"
+# slug = "my-comparison"
+
 # [facts]                        # sizes of the facts; 0 leaves one out
 # examples = 20                  # top examples
 # window = 64                    # tokens of an example

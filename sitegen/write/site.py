@@ -4,10 +4,12 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sitegen.comparison import SiteComparison
 from sitegen.contrast import SiteContrast
 from sitegen.errors import MismatchError
 from sitegen.records import FeatureId, FeatureRecord, FeatureTable, Manifest, ModelInfo, SaeInfo
 from sitegen.write.assets import write_assets
+from sitegen.write.comparisons import comparison_assets, write_comparisons
 from sitegen.write.contrasts import contrast_assets, write_contrasts
 from sitegen.write.encode import gzip, to_json
 from sitegen.write.output import MANIFEST, OutputDir
@@ -46,6 +48,7 @@ def write_site(
     progress: Progress | None = None,
     n_featured: int = 12,
     contrasts: Sequence[SiteContrast] = (),
+    comparisons: Sequence[SiteComparison] = (),
 ) -> SiteSize:
     """Write all files of a site.
 
@@ -59,6 +62,7 @@ def write_site(
         progress: called with the number of records finished since its last call.
         n_featured: features to begin with, of each SAE.
         contrasts: what gets a page beside the SAEs.
+        comparisons: likewise.
 
     Raises:
         MismatchError: records of an SAE are missing, in no order, or name a document that does not exist.
@@ -85,11 +89,14 @@ def write_site(
         corpus=corpus,
         saes=[page.info for page in pages],
         contrasts=[contrast.info() for contrast in contrasts],
+        comparisons=[comparison.info() for comparison in comparisons],
     )
     out.write(MANIFEST, to_json(written))
-    assets = write_assets(out, contrast_assets() if contrasts else {})
+    extra = (dict(contrast_assets()) if contrasts else {}) | (dict(comparison_assets()) if comparisons else {})
+    assets = write_assets(out, extra)
     write_pages(out, written, pages, assets)
     write_contrasts(out, written, pages, contrasts, assets)
+    write_comparisons(out, written, pages, comparisons, assets)
     biggest = max(out.sizes.items(), key=lambda item: item[1])
     return SiteSize(len(out.sizes), out.n_bytes, biggest, largest)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sitegen.errors import ReleaseError
-from sitegen.release import DEMO, ContrastOptions, Release
+from sitegen.release import DEMO, ComparisonOptions, ContrastOptions, Release
 from sitegen.release_template import TEMPLATE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +66,12 @@ def test_documented_keys_and_defaults_are_those_of_the_code() -> None:
     tables = {name: getattr(release, name) for name in ("site", "model", "corpus", "facts", "evaluation", "build")}
     expected = {
         name: {option.name: shown(option) for option in dataclasses.fields(table)}
-        for name, table in {**tables, "[sae]": release.sae[0], "[contrast]": ContrastOptions("result")}.items()
+        for name, table in {
+            **tables,
+            "[sae]": release.sae[0],
+            "[contrast]": ContrastOptions("result"),
+            "[comparison]": ComparisonOptions("result"),
+        }.items()
     }
     assert documented() == expected
 
@@ -75,7 +80,8 @@ def test_every_key_is_in_the_template() -> None:
     """`sitegen new` names every key."""
     release = Release.from_dict(MINIMAL)
     options = [option for option in dataclasses.fields(release)[3:] if dataclasses.is_dataclass(option.default_factory)]
-    for table in (*(getattr(release, option.name) for option in options), release.sae[0], ContrastOptions("result")):
+    results = (ContrastOptions("result"), ComparisonOptions("result"))
+    for table in (*(getattr(release, option.name) for option in options), release.sae[0], *results):
         for option in dataclasses.fields(table):
             assert f"{option.name} =" in TEMPLATE or f"model.{option.name}" in TEMPLATE
 
