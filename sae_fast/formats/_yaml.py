@@ -13,6 +13,8 @@ _INTEGER = re.compile(r"[-+]?(0|[1-9]\d*)")
 _FLOAT = re.compile(r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]\d+)?")
 _WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 _MOST_DEPTH = 20
+_NOT_PLAIN = re.compile(r"[^\S \n]|[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+"""Tabs, other spaces and control characters, on which YAML has rules of its own."""
 
 
 def read_yaml(folder: Folder, name: str) -> Settings:
@@ -37,11 +39,13 @@ def read_yaml(folder: Folder, name: str) -> Settings:
 
 def _plain(text: str) -> dict[str, Any] | None:
     """Nested mappings and lists of plain values; None where the text is more than that."""
+    if _NOT_PLAIN.search(text):
+        return None
     top: dict[str, Any] = {}
     levels: list[tuple[int, dict[str, Any]]] = [(0, top)]
     opened: tuple[dict[str, Any], str] | None = None
-    for raw in text.splitlines():
-        line = raw.rstrip()
+    for raw in text.split("\n"):
+        line = raw.rstrip(" ")
         if not line or line.lstrip().startswith("#"):
             continue
         if item := _ITEM.fullmatch(line):

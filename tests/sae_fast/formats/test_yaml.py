@@ -5,7 +5,7 @@ from typing import Any
 import published
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sae_fast.errors import FormatError, MissingExtraError
@@ -73,6 +73,7 @@ def test_what_is_no_mapping_is_refused(tmp_path: Path) -> None:
 LINE = st.text(alphabet="ab1.-: '\"#~[{&*|>!%@`\t", max_size=12)
 
 
+@example(lines=[(0, "1:\t")])
 @given(lines=st.lists(st.tuples(st.integers(0, 3), LINE), max_size=6))
 def test_the_plain_reader_agrees_with_pyyaml_or_declines(lines: list[tuple[int, str]]) -> None:
     """It never reads a text as something else than PyYAML does."""
