@@ -132,15 +132,17 @@ def named_sources(given: list[str]) -> dict[str, str]:
 
     Raises `ArgumentError` where two have one name.
     """
-    split = [text.split("=", 1) if "=" in text and "/" not in text.split("=", 1)[0] else [None, text] for text in given]
-    parts = [str(source).rstrip("/").split("/") for _, source in split]
+    split = [text.split("=", 1) if "=" in text and "/" not in text.split("=", 1)[0] else ["", text] for text in given]
+    unnamed = [source.rstrip("/").split("/") for name, source in split if not name]
     found: dict[str, str] = {}
-    for (name, source), part in zip(split, parts, strict=True):
-        depth = next((d for d in range(1, len(part) + 1) if sum(other[-d:] == part[-d:] for other in parts) == 1), len(part))
+    for name, source in split:
+        part = source.rstrip("/").split("/")
+        depths = range(1, len(part))
+        depth = next((d for d in depths if sum(other[-d:] == part[-d:] for other in unnamed) == 1), len(part))
         name = name or "/".join(part[-depth:])
         if name in found:
             raise ArgumentError("--sae", expected="SAEs of different names", got=f"{name} twice", advice="Write NAME=SOURCE")
-        found[name] = str(source)
+        found[name] = source
     return found
 
 
