@@ -98,8 +98,8 @@ class StreamedActivations(Activations):
     """Those of an LM that runs along.
 
     Contexts come in a random order for each epoch; the activations of as many as fill the buffer are shuffled among themselves.
-    A batch may reach into the next buffer. Where a step lies follows from counts of tokens alone, so that a run goes on anywhere
-    after at most one buffer's work.
+    A batch may reach into the next buffer. Where a step lies follows from counts of tokens alone, so that a run goes on
+    anywhere after at most one buffer's work.
     """
 
     def __init__(

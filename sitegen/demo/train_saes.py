@@ -26,15 +26,18 @@ def contexts(stream: np.ndarray, starts: np.ndarray, bos: int) -> Tensor:
     return torch.from_numpy(np.concatenate([np.full((len(starts), 1), bos), rows], axis=1))
 
 
-def run(lm_folder: Path, out: Path, work: Path, n_tokens: int, max_corpus_tokens: int | None = None) -> None:
-    """Train into the folder `work` and write the SAEs to `out`."""
+def run(
+    lm_folder: Path, out: Path, work: Path, n_tokens: int, corpus_tokens: int | None = None, held_out: float | None = None
+) -> None:
+    """Train into the folder `work` and write the SAEs to `out`; of the corpus and its held-out share as `train.toml` says."""
     config = RunConfig.load(CONFIG)
+    share = config.activations.held_out if held_out is None else held_out
     config = replace(
         config,
         model=replace(config.model, source=str(lm_folder)),
-        corpus=replace(config.corpus, max_tokens=max_corpus_tokens),
+        corpus=replace(config.corpus, max_tokens=corpus_tokens),
         train=replace(config.train, tokens=n_tokens),
-        activations=replace(config.activations, folder=str(work / "activations")),
+        activations=replace(config.activations, folder=str(work / "activations"), held_out=share),
         output=replace(config.output, folder=str(work)),
     )
     for name, sae in train(config).items():
