@@ -57,6 +57,9 @@ def run(options: argparse.Namespace) -> None:
     except StoppedError as stopped:
         sys.stderr.write(f"sae-fast: {stopped}\n")
         raise SystemExit(INTERRUPTED) from None
+    except KeyboardInterrupt:
+        sys.stderr.write(f"sae-fast: interrupted before training began; finished parts are in {config.output.folder}\n")
+        raise SystemExit(INTERRUPTED) from None
     folder = Path(config.output.folder)
     for name in saes:
         say(f"wrote {folder / 'saes' / name}")

@@ -28,7 +28,7 @@ def threshold_for_l0(inputs: Callable[[], Iterable[Tensor]], W_enc: Tensor, b_en
         return 0.0
     counts = torch.zeros(BINS, dtype=torch.int64)
     for h in _pre_acts(inputs, W_enc, b_enc):
-        counts += torch.bincount(_bins(h[h > 0], largest), minlength=BINS)
+        counts += torch.bincount(_bins(h[h > 0], largest), minlength=BINS).cpu()
     from_above = counts.flip(0).cumsum(0).flip(0)
     reaching = (from_above > wanted).nonzero()[:, 0]
     if not len(reaching):

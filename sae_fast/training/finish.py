@@ -23,14 +23,14 @@ DENSITY_BINS = 48
 
 
 def finish(config: RunConfig, variant: Variant, data: Activations, prepend_bos: bool) -> dict[str, SAE]:
-    """The finished SAEs of a variant by suffix (`""` where it is one), on the CPU, with the names that belong to them."""
+    """The finished SAEs of a variant by suffix (`""` where it is one), with the names that belong to them."""
     variant.eval()
     device = next(variant.parameters()).device
     saes = variant.to_saes(lambda: _pairs(variant, data, device), getattr(torch, config.output.dtype))
     name = config.model.name or config.model.source.rstrip("/").rpartition("/")[2]
     context = config.corpus.context_length
     return {
-        suffix: sae.to("cpu").replace(replace(sae.cfg, model_name=name, context_size=context, prepend_bos=prepend_bos))
+        suffix: sae.replace(replace(sae.cfg, model_name=name, context_size=context, prepend_bos=prepend_bos))
         for suffix, sae in saes.items()
     }
 
@@ -55,7 +55,9 @@ def measure(saes: Mapping[str, SAE], variant: Variant, data: Activations) -> dic
     widths = {hook: data.hooks[hook] for hook in variant.options.writes}
     stats = {hook: ReconstructionStats(width) for hook, width in widths.items()}
     counts = {suffix: FeatureCounts(sae.cfg.d_sae) for suffix, sae in saes.items()}
-    for batch in data.held_out(_hooks(variant)):
+    device = next(variant.parameters()).device
+    for on_cpu in data.held_out(_hooks(variant)):
+        batch = {hook: x.to(device) for hook, x in on_cpu.items()}
         y_hat = {hook: torch.zeros_like(batch[hook]) for hook in widths}
         for suffix, sae in saes.items():
             acts, written = outputs(sae, variant, batch)

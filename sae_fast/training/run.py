@@ -71,6 +71,8 @@ def train(config: RunConfig, show_progress: bool = True) -> dict[str, SAE]:
 def _train_all(config: RunConfig, ranks: Ranks, show_progress: bool) -> dict[str, SAE]:
     options, folder = config.train, Path(config.output.folder)
     require_even(ranks, "[train] batch_tokens / accumulate", options.batch_tokens // options.accumulate)
+    if ranks.is_first:
+        Sinks(config.output, {}).require()
     lm = load_lm(config)
     data = prepare(config, lm, ranks, show_progress)
     variants = make_variants(config, data.activations, ranks)
@@ -214,8 +216,8 @@ def _finish_all(config: RunConfig, variants: Mapping[str, Variant], data: Data, 
         saes = finish(config, whole, data.activations, data.prepend_bos)
         for suffix, sae in saes.items():
             path = f"{name}/{suffix}".rstrip("/")
-            formats[path] = save(sae, folder / "saes" / path, config.output.format)
-            found[path] = sae
+            found[path] = sae.to("cpu")
+            formats[path] = save(found[path], folder / "saes" / path, config.output.format)
         results[name] = measure(saes, whole, data.activations)
     if ranks.is_first:
         content = {"config": config.as_dict(), "n_steps": config.train.n_steps, "formats": formats, "results": results}

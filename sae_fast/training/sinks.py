@@ -28,6 +28,14 @@ class Sinks:
         self._writer: Any = None
         self._runs: list[Any] = []
 
+    def require(self) -> None:
+        """Raise `MissingExtraError` where a package that is wanted is not installed."""
+        if self.wanted.tensorboard:
+            _module("torch.utils.tensorboard", "tensorboard")
+        for package in ("wandb", "trackio"):
+            if getattr(self.wanted, package):
+                _module(package, package)
+
     def open(self, folder: Path) -> None:
         """Begin, or go on with, the runs that are wanted. Raises `MissingExtraError` where a package is not installed."""
         if self.wanted.tensorboard:
