@@ -1,6 +1,7 @@
 """`sae-fast eval`: how well SAEs reconstruct, and what splicing them in costs the language model."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,11 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run_group.add_argument("--backend", default="transformers", help="who runs the model (default: %(default)s)")
     run_group.add_argument("--batch-size", type=int, default=16, metavar="N", help="contexts at once (default: %(default)s)")
     run_group.add_argument("--quiet", action="store_true", help="no progress, no table")
+    probing = parser.add_argument_group("k-sparse probing of labelled texts")
+    probing.add_argument(
+        "--probe", type=Path, metavar="FILE", help='also probe: a JSON object a line, {"text": "…", "label": "…"}'
+    )
+    probing.add_argument("--probe-k", default="1,2,5,10", metavar="K[,K…]", help="features of a probe (default: %(default)s)")
     parser.set_defaults(run=run)
 
 
@@ -78,12 +84,18 @@ def run(options: argparse.Namespace) -> None:
         raise ArgumentError("--hook", expected=f"as many as --sae, {len(named)}", got=len(hooks))
     if options.batch_size < 1:
         raise ArgumentError("--batch-size", expected="at least 1", got=options.batch_size)
+    ks = _whole_numbers(options.probe_k)
     # Torch comes with these; mistakes on the command line are told without waiting for it.
     import sae_fast
     import sae_fast.lm
     from sae_fast.evaluation.saebench import write_saebench
     from sae_fast.evaluation.texts import evaluate_texts
 
+    labelled = None
+    if options.probe is not None:
+        from sae_fast.evaluation.probing import read_labelled
+
+        labelled = read_labelled(options.probe)
     saes = {
         name: sae_fast.load(source, device=options.device, hook_name=hook)
         for (name, source), hook in zip(named.items(), hooks, strict=True)
@@ -106,7 +118,39 @@ def run(options: argparse.Namespace) -> None:
     bench = write_saebench(report, found.metrics(), options.out / "saebench", options.batch_size)
     if not options.quiet:
         say_summary(report)
+    if labelled is not None:
+        paths.append(_probe(options, lm, saes, labelled, ks, corpus.context_length))
     say(f"wrote {', '.join(map(str, paths))} and {len(bench)} files in {bench[0].parent}")
+
+
+def _probe(options: argparse.Namespace, lm: Any, saes: Any, labelled: Any, ks: list[int], context_length: int) -> Path:
+    """Probe, write probing.json, print the table."""
+    from dataclasses import asdict
+
+    from sae_fast.evaluation.probing import probe_texts
+    from sae_fast.files import write_whole
+
+    probes = probe_texts(
+        lm,
+        saes,
+        labelled,
+        ks=ks,
+        context_length=context_length,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        progress=not options.quiet,
+    )
+    path: Path = options.out / "probing.json"
+    write_whole(path, (json.dumps([asdict(probe) for probe in probes], ensure_ascii=False, indent=1) + "\n").encode())
+    if not options.quiet:
+        rows = [
+            (p.sae, p.label, "all" if p.k is None else str(p.k), f"{p.accuracy:.3f}", f"{p.balanced_accuracy:.3f}",
+             f"{p.auc:.3f}", f"{p.base_rate:.3f}", " ".join(map(str, p.features)))
+            for p in probes
+        ]  # fmt: skip
+        say(f"probes of {options.probe.name}: {probes[0].n_train:,} texts to learn from, {probes[0].n_test:,} to test on")
+        say_table(("SAE", "LABEL", "K", "ACCURACY", "BALANCED", "AUC", "BASE", "FEATURES"), rows, right=range(2, 7))
+    return path
 
 
 def say_summary(report: "EvaluationReport") -> None:
@@ -161,6 +205,13 @@ def _corpus(options: argparse.Namespace, trained_with: list[int | None]) -> Any:
         prepend_bos="auto" if options.bos == "auto" else options.bos == "yes",
         roles=tuple(role for role in options.roles.split(",") if role),
     )
+
+
+def _whole_numbers(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise ArgumentError("--probe-k", expected="numbers of features, as in 1,2,5", got=repr(text))
+    return [int(part) for part in parts]
 
 
 def _number(value: float | None, form: str) -> str:

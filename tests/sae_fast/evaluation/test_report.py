@@ -32,6 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, gpt2_folder: Path) -> Path:
     tiny.sae(root / "b" / "sae", architecture="jumprelu", seed=1)
     arguments = ["eval", "--model", str(gpt2_folder), "--corpus", str(root / "texts.jsonl"), "--tokens", str(TOKENS)]
     arguments += ["--sae", str(root / "a" / "sae"), "--sae", f"second={root / 'b' / 'sae'}", "--out", str(root / "out")]
+    rows = [{"text": text, "label": int("boat" in text)} for text in tiny.texts(40)]
+    (root / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments += ["--probe", str(root / "labelled.jsonl"), "--probe-k", "1,2"]
     assert cli.main([*arguments, "--context-length", "32", "--resamples", "50", "--quiet"]) == 0
     return root
 
@@ -166,6 +169,15 @@ def test_saebench_finds_every_field_of_its_core_evaluation(folder: Path, report:
         assert content["eval_type_id"] == "core"
         assert {"architecture", "d_sae"} <= set(content["sae_cfg_dict"])
         assert content["eval_config"]["context_size"] == 32
+
+
+def test_labelled_texts_are_probed_on_the_way(folder: Path) -> None:
+    """probing.json holds the dense baseline and each k of every SAE."""
+    probes = json.loads((folder / "out" / "probing.json").read_text())
+
+    assert [(probe["sae"], probe["k"]) for probe in probes] == [(s, k) for s in ("sae", "second") for k in (None, 1, 2)]
+    assert [len(probe["features"]) for probe in probes] == [0, 1, 2] * 2
+    assert cli.main(["eval", "--model", "m", "--corpus", "c", "--sae", "s", "--probe-k", "0"]) == 2
 
 
 def test_sources_are_named_by_what_tells_them_apart() -> None:
