@@ -101,7 +101,8 @@ def _metrics(sae: SaeReport, metrics: Metrics) -> dict[str, dict[str, float]]:
             ce_loss_with_sae="ce_sae",
             ce_loss_without_sae="ce_clean",
         ),
-        "reconstruction_quality": renamed(explained_variance="explained_variance", mse="mse", cossim="cosine"),
+        "reconstruction_quality": renamed(explained_variance="explained_variance", mse="mse", cossim="cosine")
+        | {"explained_variance_legacy": NOT_COMPUTED},
         "shrinkage": renamed(
             l2_norm_in="norm_in",
             l2_norm_out="norm_out",

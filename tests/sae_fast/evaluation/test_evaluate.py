@@ -251,6 +251,19 @@ def test_a_transcoder_is_compared_and_spliced_where_it_writes(lm: TransformersLM
     assert found.ce_mean_ablation > found.ce_clean
 
 
+def test_an_sae_of_attention_heads_is_spliced_before_the_output_projection(lm: TransformersLM, batches: list[Batch]) -> None:
+    """At hook_z the heads are side by side; a perfect SAE costs nothing, and zeros take away the attention's output."""
+    hook = "blocks.1.attn.hook_z"
+    found = evaluate(lm, {"perfect": perfect_sae(hook), "random": random_sae(hook, 3)}, batches)
+    rows, counted = texts()
+
+    assert (found["perfect"].explained_variance, found["perfect"].delta_ce, found["perfect"].kl_sae) == (1.0, 0.0, 0.0)
+    x = torch.cat([lm.activations(row[None], [hook])[hook][0, kept] for row, kept in zip(rows, counted, strict=True)])
+    error = (x - random_sae(hook, 3)(x)).double().square().sum(1).mean()
+    assert found["random"].mse == pytest.approx(float(error), rel=1e-5)
+    assert found["random"].ce_zero_ablation != found["random"].ce_clean
+
+
 def test_a_centred_sae_reads_and_writes_a_stream_without_its_mean(lm: TransformersLM, batches: list[Batch]) -> None:
     """One that is perfect on the centred stream costs nothing, though it never sees the mean."""
     sae = perfect_sae()

@@ -141,7 +141,7 @@ CATEGORIES = {
     "model_performance_preservation": {
         "ce_loss_score", "ce_loss_with_ablation", "ce_loss_with_sae", "ce_loss_without_sae"
     },
-    "reconstruction_quality": {"explained_variance", "mse", "cossim"},
+    "reconstruction_quality": {"explained_variance", "explained_variance_legacy", "mse", "cossim"},
     "shrinkage": {"l2_norm_in", "l2_norm_out", "l2_ratio", "relative_reconstruction_bias"},
     "sparsity": {"l0", "l1"},
     "token_stats": {"total_tokens_eval_reconstruction", "total_tokens_eval_sparsity_variance"},
@@ -150,7 +150,7 @@ CATEGORIES = {
         "average_max_encoder_cosine_sim", "average_max_decoder_cosine_sim", "frac_alive",
     },
 }  # fmt: skip
-"""`CoreMetricCategories` of sae_bench/evals/core/eval_output.py, all of its fields required."""
+"""`CoreMetricCategories` of sae_bench/evals/core/eval_output.py (sae-bench 0.6.0), all of its fields required."""
 
 
 def test_saebench_finds_every_field_of_its_core_evaluation(folder: Path, report: EvaluationReport) -> None:
