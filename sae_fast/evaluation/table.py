@@ -104,15 +104,17 @@ def _row(n: int, sae: SaeReport, report: EvaluationReport, link: Link, places: b
     what = f'<span class="kind-{colour} arch">{what}</span>'
     cells += f'<td data-column="label"><span class="name">{name}</span> {what} {hook}</td>'
     cells += f'<td class="number" data-column="d_sae" data-value="{sae.d_sae}">{sae.d_sae:,}</td>'
-    cells += "".join(_cell(sae, name) for name, _, _ in COLUMNS)
+    cells += "".join(_cell(sae, name, first) for name, _, first in COLUMNS)
     seen = f"{sae.n_dead:,} dead" if sae.n_dead is not None else f"{sae.n_not_seen:,}"
     cells += f'<td class="number" data-column="n_dead" data-value="{sae.n_not_seen}">{seen}</td>'
     cells += f'<td class="number" data-column="n_dense" data-value="{sae.n_dense}">{sae.n_dense:,}</td>'
     return f'<tr id="sae-{n}">{cells}</tr>'
 
 
-def _cell(sae: SaeReport, name: str) -> str:
+def _cell(sae: SaeReport, name: str, first: str) -> str:
     value, ends = sae.metrics.get(name), sae.intervals.get(name)
-    sort = "-inf" if value is None else f"{value:.9g}"
+    # What is undefined comes last.
+    undefined = "inf" if first == "ascending" else "-inf"
+    sort = undefined if value is None else f"{value:.9g}"
     words = f'<span class="interval">{number(ends[0])} to {number(ends[1])}</span>' if ends else ""
     return f'<td class="number" data-column="{name}" data-value="{sort}" title="{value}">{number(value)}{words}</td>'

@@ -1,5 +1,5 @@
 import pytest
-from peer.environments import DICTIONARY_LEARNING, SAELENS, SPARSIFY, Peer, ready
+from peer.environments import DICTIONARY_LEARNING, SAEBENCH, SAELENS, SPARSIFY, Peer, ready
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +18,9 @@ def sparsify() -> Peer:
 def dictionary_learning() -> Peer:
     """dictionary-learning in its environment."""
     return ready(DICTIONARY_LEARNING)
+
+
+@pytest.fixture(scope="session")
+def saebench() -> Peer:
+    """The result classes of sae-bench in their environment."""
+    return ready(SAEBENCH)

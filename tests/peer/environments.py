@@ -72,6 +72,7 @@ DICTIONARY_LEARNING = Peer(
     (TORCH, "numpy", "einops", "tqdm", "safetensors"),
     without_dependencies=("dictionary-learning==0.1.0",),
 )
+SAEBENCH = Peer("sae-bench", ("pydantic",), without_dependencies=("sae-bench==0.6.0",))
 
 
 def ready(peer: Peer) -> Peer:
