@@ -88,6 +88,8 @@ def run(options: argparse.Namespace) -> None:
     # Torch comes with these; mistakes on the command line are told without waiting for it.
     import sae_fast
     import sae_fast.lm
+    from sae_fast.corpus import open_corpus
+    from sae_fast.corpus.options import local_path
     from sae_fast.evaluation.saebench import write_saebench
     from sae_fast.evaluation.texts import evaluate_texts
 
@@ -101,6 +103,10 @@ def run(options: argparse.Namespace) -> None:
         for (name, source), hook in zip(named.items(), hooks, strict=True)
     }
     corpus = _corpus(options, [sae.cfg.context_size for sae in saes.values()])
+    # Before the model is loaded: texts that are not there, or a folder that cannot be written, should cost nothing.
+    if local_path(corpus.source) is not None or Path(corpus.source).suffix:
+        open_corpus(corpus)
+    options.out.mkdir(parents=True, exist_ok=True)
     lm = sae_fast.lm.load(options.model, backend=options.backend, device=options.device, dtype=options.dtype)
     report, found = evaluate_texts(
         lm,

@@ -180,6 +180,15 @@ def test_labelled_texts_are_probed_on_the_way(folder: Path) -> None:
     assert cli.main(["eval", "--model", "m", "--corpus", "c", "--sae", "s", "--probe-k", "0"]) == 2
 
 
+def test_texts_that_are_not_there_are_told_before_the_model_is_loaded(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The model of this command does not exist either."""
+    arguments = ["--model", str(folder / "no-model"), "--corpus", "none.jsonl", "--sae", str(folder / "a" / "sae")]
+
+    assert cli.main(["eval", *arguments, "--out", str(folder / "other")]) == 2
+    assert "'none.jsonl': there is no such file" in capsys.readouterr().err
+    assert not (folder / "other").exists()
+
+
 def test_sources_are_named_by_what_tells_them_apart() -> None:
     """The last part, more where that is shared, or the name that was given."""
     assert named_sources(["saes/a", "saes/b/"]) == {"a": "saes/a", "b": "saes/b/"}
