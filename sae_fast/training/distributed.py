@@ -77,6 +77,8 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size()), device
+        # A process that leaves while another still talks to it can bring that one down.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 

@@ -1,7 +1,7 @@
-"""Runs inside sae-lens's environment: `run_saelens_recovery.py ANSWER [VARIANT …]` trains variants by both libraries on planted data.
+"""Runs inside sae-lens's environment: `run_saelens_recovery.py ANSWER [VARIANT …]` trains by both libraries on planted data.
 
-The same synthetic activations, tokens, batches, Adam rate and sparsity settings; three seeds. ANSWER is JSON: of each variant and
-library a list by seed of the recovery of the planted dictionary, L0 and explained variance on fresh tokens.
+The same synthetic activations, tokens, batches, rate of Adam and sparsity settings; three seeds. ANSWER is JSON: of each
+variant and library a list by seed of the recovery of the planted dictionary, L0 and explained variance on fresh tokens.
 """
 
 import json
@@ -65,7 +65,7 @@ def main(answer: Path, names: list[str]) -> None:
                 measured = recovery(train(name, seed, data, scale), _scaled(data, scale))
                 numbers = {key: float(getattr(measured, key)) for key in ("mean_max_cosine", "f1", "l0", "explained_variance")}
                 found[name][who].append(numbers)
-                print(name, seed, who, {key: round(value, 3) for key, value in numbers.items()}, flush=True)
+                sys.stdout.write(f"{name} {seed} {who} { {key: round(value, 3) for key, value in numbers.items()} }\n")
     answer.write_text(json.dumps(found, indent=1))
 
 

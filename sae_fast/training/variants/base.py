@@ -23,6 +23,8 @@ from sae_fast.tables import at_least
 HeldOut = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Gives batches `(x [n, d_in], y [n, d_out])` in the LM's units, anew at each call."""
 
+FREE_NORM = 0.1
+"""Of decoder rows at the start where their norms are free (Anthropic, April 2024 update)."""
 DENSE_ABOVE = 0.05
 """Share of non-zero activations from which matrix products are faster than sums over entries."""
 
@@ -37,8 +39,9 @@ class SharedOptions:
     """number of features as a multiple of the width that it reads"""
     unit_norm_decoder: bool = True
     """keep decoder rows at norm one: their gradient turns them only, and they are rescaled after each step"""
-    start_from_data: bool = True
-    """begin with decoder rows that lean towards sampled activations; else with random directions"""
+    start_from_data: bool = False
+    """begin with decoder rows that lean towards sampled activations: fewer dead features where these are many, but planted
+    dictionaries are recovered better from random directions"""
     dead_after_tokens: int = 10_000_000
     """a feature counts as dead when it was not active on so many tokens in a row"""
     lr: float | None = None
@@ -382,13 +385,14 @@ def fired_counts(acts: SparseActs | Tensor, d_sae: int) -> Tensor:
 def initial_rows(
     d_sae: int, start: Start, options: SharedOptions, is_transcoder: bool, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """(encoder rows [d_sae, d_in], decoder rows [d_sae, d_out] of norm one)."""
+    """(encoder rows [d_sae, d_in], decoder rows [d_sae, d_out]); of an SAE they have one direction."""
+    norm_in, norm_out = (0.5, 1.0) if options.unit_norm_decoder else (FREE_NORM, FREE_NORM)
     noise = nn.functional.normalize(torch.randn(d_sae, start.y.shape[1], generator=generator), dim=1)
     if options.start_from_data:
         y = (start.y * start.scale_out).float()
         chosen = y[torch.randint(0, len(y), (d_sae,), generator=generator)] - y.mean(0)
         noise = nn.functional.normalize(nn.functional.normalize(chosen, dim=1) + 0.5 * noise, dim=1)
     if not is_transcoder:
-        return 0.5 * noise, noise.clone()
+        return norm_in * noise, norm_out * noise
     rows = nn.functional.normalize(torch.randn(d_sae, start.x.shape[1], generator=generator), dim=1)
-    return 0.5 * rows, noise
+    return norm_in * rows, norm_out * noise

@@ -1,5 +1,6 @@
 """Gated SAEs (Rajamanoharan et al. 2024): one product, two biases; the gate decides, the magnitude says how much."""
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -13,10 +14,18 @@ from sae_fast.training.variants.base import HeldOut, Loss, Moment, SharedOptions
 from sae_fast.training.variants.standard import L1Options
 
 
+@dataclass(frozen=True, kw_only=True)
+class GatedOptions(L1Options):
+    """`architecture = "gated"`."""
+
+    unit_norm_decoder: bool = True
+    """keep decoder rows at norm one, as the paper does: with the decoder held fixed in the third term, free norms shrink"""
+
+
 class Gated(Variant):
     """`1[π > 0] · relu(e^r · h + b_mag)` with `π = h + b_gate`, `h = (x - b_dec) W_enc`."""
 
-    Options: ClassVar[type[SharedOptions]] = L1Options
+    Options: ClassVar[type[SharedOptions]] = GatedOptions
     architecture: ClassVar[Architecture] = "gated"
 
     def __init__(self, options: Any, start: Any) -> None:

@@ -50,10 +50,13 @@ class ShardedTopK(TopK):
     def _kept(self, acts: SparseActs, k: int) -> SparseActs:
         """Zero all entries but those among the k largest of a token in all parts."""
         values = acts.values.view(acts.shape[0], -1)
-        proposed = torch.cat(self.ranks.gathered(values.detach()), dim=1)
-        least = proposed.topk(min(k, proposed.shape[1]), dim=1).values[:, -1:]
-        kept = values * (values.detach() >= least)
+        kept = values * self._among_largest(values, k)
         return SparseActs(acts.crow_indices, acts.col_indices, kept.flatten(), acts.shape, entries_per_row=acts.entries_per_row)
+
+    def _among_largest(self, values: Tensor, k: int) -> Tensor:
+        """Bool [n, m]: which of this part's values are among the k largest of a token in all parts; all parts have m."""
+        proposed = torch.cat(self.ranks.gathered(values.detach()), dim=1)
+        return values.detach() >= proposed.topk(min(k, proposed.shape[1]), dim=1).values[:, -1:]
 
     def _with_shared_auxiliary(self, loss: Loss, inputs: Tensor, residual: Tensor) -> Loss:
         dead, coefficient = self.dead, self.options.aux_coefficient
@@ -61,12 +64,13 @@ class ShardedTopK(TopK):
         if not n_dead or not coefficient:
             return loss
         k, target = min(n_dead, self.options.k_aux or max(1, self.d_in // 2)), residual.detach()
-        # Each part proposes k; where it has fewer dead features, others stand in with zeros.
-        pre_acts = self.pre_acts(inputs).masked_fill(~dead, 0).relu()
-        values, indices = pre_acts.topk(min(k, self.d_sae), dim=1)
-        acts = SparseActs.from_topk(indices, values, self.d_sae)
-        written = ops.decode(self._kept(acts, k), self.W_dec, self.b_dec.new_zeros(self.d_out))
-        error = (_Summed.apply(written) - target).square().sum() / len(target)
+        pre_acts = self.pre_acts(inputs, dead)
+        values, indices = self.strongest(pre_acts, min(k, pre_acts.shape[1]))
+        # All parts propose as many; zeros stand in where a part has fewer dead features.
+        padded = nn.functional.pad(values, (0, k - values.shape[1]))
+        kept = values * self._among_largest(padded, k)[:, : values.shape[1]]
+        acts = torch.zeros_like(pre_acts).scatter(1, indices, kept)
+        error = (_Summed.apply(acts @ self.W_dec[dead]) - target).square().sum() / len(target)
         loss.total = loss.total + coefficient * error
         loss.terms["aux"] = error.detach()
         return loss

@@ -294,6 +294,7 @@ def test_transcoders_of_one_and_of_several_layers(configure: Configure, tmp_path
             TOPK | {"name": "skip", "hook_name": reads[1], "hook_name_out": writes[1], "skip": True},
             {"name": "clt", "architecture": "clt", "hook_names": reads, "hook_names_out": writes},
             {"name": "cross", "architecture": "batchtopk_crosscoder", "hook_names": writes, "k": 5},
+            train={"tokens": 60 * 128, "lr": 1e-2},
         )
     )
 
