@@ -1,4 +1,4 @@
-"""The `sae-fast` command: find, look at, fetch and convert sparse autoencoders, and measure with them."""
+"""The `sae-fast` command: find, fetch, convert, train and measure sparse autoencoders, and study language models with them."""
 
 import argparse
 import os
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sae-fast",
-        description="Find, look at, fetch and convert sparse autoencoders (SAEs).",
+        description="Find, fetch, convert, train and measure sparse autoencoders (SAEs), and study language models with them.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
