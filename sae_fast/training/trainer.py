@@ -41,7 +41,7 @@ class TrainOptions:
     beta2: float = 0.999
     """of Adam"""
     clip_norm: float | None = 1.0
-    """largest norm of a step's gradient, in units of the gradient of the mean loss per dimension; none: no clipping"""
+    """largest norm of a step's gradient; nearly always reached, so that large early gradients do not slow Adam later"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """of the products; weights, sums and the optimizer are float32 either way"""
     shard_features: bool = False
@@ -169,8 +169,7 @@ class Trainer:
         self.data_ranks.average_gradients(variant)
         variant.after_backward()
         if options.clip_norm is not None:
-            # The loss sums over the width and its gradient grows with it; SAEs of all widths are clipped alike.
-            variant.clip_gradients(options.clip_norm * variant.d_out)
+            variant.clip_gradients(options.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         variant.after_step(fired, n)
