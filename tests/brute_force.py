@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from sae_fast.corpus.tokens import COUNTED, PADDING, TokenDataset
 from sitegen.activation_index import ActivationIndex, ActivationIndexWriter
 from sitegen.facts import FactOptions
 from sitegen.records import Example, FeatureRecord
-from sae_fast.corpus.tokens import COUNTED, PADDING, TokenDataset
 
 ROUNDED = 5.001e-5
 """Relative error of five significant digits."""

@@ -25,7 +25,7 @@ def contender(operation: str, name: str) -> Contender:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_contender_is_checked_and_timed(kind: Kind) -> None:
-    """At a tiny size of each kind of input, all contenders that can run here are right, and their entries say what was found."""
+    """At a tiny size of each kind of input, all contenders that can run here are right, and entries say what was found."""
     entries = measure.measure(
         (replace(TINY, kind=kind),), CPU, measure.Budget(60, each=0.01, rounds=3), report=lambda line: None
     )

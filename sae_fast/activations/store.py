@@ -127,8 +127,8 @@ class ActivationStore:
         """Batches {hook: [batch_tokens, d]} without end, of all rows (or a split's) in a global random order for each epoch.
 
         `first_step` begins at that batch without reading those before it. A batch may reach into the next epoch. Within a batch
-        rows ascend, which is how a disk likes them and what no loss depends on. `part = (i, n)` gives each n-th row of every batch,
-        from the i-th on: what one of n processes reads.
+        rows ascend, which is how a disk likes them and what no loss depends on. `part = (i, n)` gives each n-th row of every
+        batch, from the i-th on: what one of n processes reads.
         """
         hooks = list(self.hooks) if hooks is None else list(hooks)
         self._require_hooks(hooks)

@@ -89,9 +89,11 @@ def finish(features, bits, counts, out_features, out_values, k, SLOTS: tl.conste
     chosen = greater | (tied & (feature <= last))
     n_chosen = tl.sum(chosen.to(tl.int32), 0)
     rank = tl.zeros((SLOTS,), tl.int32)
-    for i in tl.range(0, tl.cdiv(n_single, 8) + 2 * n_flagged):
-        first = tl.where(8 * i < n_single, 8 * i, SLOTS - 8 * (i + 1 - tl.cdiv(n_single, 8)))
-        other = first + tl.arange(0, 8)
+    # With 4096 slots, eight others at a time are more than a thread has registers for on some cards.
+    WIDTH: tl.constexpr = 4 if SLOTS > 2048 else 8
+    for i in tl.range(0, tl.cdiv(n_single, WIDTH) + (16 // WIDTH) * n_flagged):
+        first = tl.where(WIDTH * i < n_single, WIDTH * i, SLOTS - WIDTH * (i + 1 - tl.cdiv(n_single, WIDTH)))
+        other = first + tl.arange(0, WIDTH)
         exists = other < tl.where(first < n_single, n_single, SLOTS)
         other_bit = tl.load(bits + row * SLOTS + other, mask=exists, other=-1)
         other_feature = tl.load(features + row * SLOTS + other, mask=exists, other=0)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sae_fast import ops, reference
 from sae_fast.errors import ImplementationUnavailableError
-from sae_fast.kernels import _product
+from sae_fast.kernels import _product, _select
 from sae_fast.kernels import encode_topk as module
 from sae_fast.kernels._choice import INTERPRETED, Choice
 from sae_fast.kernels.encode_topk import encode_topk, expected_recall
@@ -160,3 +160,25 @@ def test_double_precision_is_refused() -> None:
 
     with pytest.raises(ImplementationUnavailableError, match="float64"):
         encode_topk(torch.ones(1, 2), weights, torch.zeros(3), 1)
+
+
+@pytest.mark.parametrize("slots", [512, 4096])
+@pytest.mark.parametrize(("n_single", "n_flagged", "k"), [(30, 3, 17), (5, 0, 8), (0, 2, 40), (13, 1, 13)])
+def test_finishing_ranks_candidates_wherever_they_lie(slots: int, n_single: int, n_flagged: int, k: int) -> None:
+    """Singles lie from the front and flagged groups from the back, for few slots and for many, compared fewer at a time."""
+    generator = torch.Generator().manual_seed(slots + n_single)
+    places = [*range(n_single), *range(slots - 16 * n_flagged, slots)]
+    values = torch.randint(0, 6, (len(places),), generator=generator).float()
+    features = torch.randperm(3 * len(places), generator=generator)[: len(places)].int()
+    bits, where = torch.full((1, slots), 2**30, dtype=torch.int32), torch.full((1, slots), 7, dtype=torch.int32)
+    bits[0, places], where[0, places] = values.view(torch.int32), features
+    counts = torch.tensor([[n_single, n_flagged]], dtype=torch.int32)
+    out_features, out_values = torch.arange(k, dtype=torch.int32)[None].clone(), torch.zeros(1, k)
+
+    _select.finish[(1,)](where, bits, counts, out_features, out_values, k, SLOTS=slots)
+
+    dense = torch.zeros(1, 3 * len(places) + k)
+    dense[0, features.long()] = values
+    order = dense[0].sort(descending=True, stable=True).indices[:k].sort().values
+    assert out_features[0].tolist() == order.tolist()
+    assert torch.equal(out_values[0], dense[0, order])
