@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path.append(str(HERE))  # behind the others: theirs is the `conftest` that tests import
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
