@@ -102,6 +102,7 @@ k = [32, 64]                     # topk, abstopk, batchtopk, matryoshka: active 
 # l1_coefficient = 5.0
 # l1_warmup = 0.05
 # lp_norm = 1.0                  # standard, crosscoder
+# freeze_auxiliary_decoder = false                                # gated
 #                                  matching_pursuit:
 # max_iterations = 32
 # residual_threshold = 0.01

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sae_fast import ops
 from sae_fast.config import Architecture
+from sae_fast.errors import ConfigError
 from sae_fast.sparse import SparseActs
 from sae_fast.training.penalties import weighted_l1
 from sae_fast.training.variants.base import HeldOut, Loss, Moment, SharedOptions, Variant
@@ -18,8 +19,14 @@ from sae_fast.training.variants.standard import L1Options
 class GatedOptions(L1Options):
     """`architecture = "gated"`."""
 
-    unit_norm_decoder: bool = True
-    """keep decoder rows at norm one, as the paper does: with the decoder held fixed in the third term, free norms shrink"""
+    freeze_auxiliary_decoder: bool = False
+    """hold the decoder fixed in the third term, as the paper does, which then wants `unit_norm_decoder`: free norms would
+    shrink"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.freeze_auxiliary_decoder and not self.unit_norm_decoder:
+            raise ConfigError("[[sae]] freeze_auxiliary_decoder: expected unit_norm_decoder = true beside it")
 
 
 class Gated(Variant):
@@ -35,23 +42,27 @@ class Gated(Variant):
         self.r_mag = nn.Parameter(torch.zeros(self.d_sae))
 
     def objective(self, x: Tensor, y: Tensor, moment: Moment) -> Loss:
-        """`mean ‖y - ŷ‖² + λ(t) · mean Σ relu(π) ‖d‖ + mean ‖y - ŷ(relu(π))‖²`, the last with the decoder held fixed."""
+        """`mean ‖y - ŷ‖² + λ(t) · mean Σ relu(π) ‖d‖ + mean ‖y - ŷ(relu(π))‖²`, the last with the decoder held fixed or not."""
         inputs, options = self.centred(x), self.options
         acts, gate = self._dense(inputs) if self.is_dense else self._sparse(inputs)
         loss = self.reconstruction(y, self.decoded(acts, x), acts)
         norms = self.decoder_norms()
-        if isinstance(gate, SparseActs):
-            l1 = weighted_l1(gate.values, norms[gate.col_indices.long()], len(x))
-            rebuilt = ops.decode(gate, self.narrowed(self.W_dec.detach()), self.b_dec.detach())
-        else:
-            l1 = weighted_l1(gate, norms, len(x))
-            rebuilt = self.product(gate, self.W_dec.detach().T) + self.b_dec.detach()
-        if self.W_skip is not None:
-            rebuilt = rebuilt + x @ self.W_skip.detach().T
+        of_gate = norms[gate.col_indices.long()] if isinstance(gate, SparseActs) else norms
+        l1 = weighted_l1(gate.values if isinstance(gate, SparseActs) else gate, of_gate, len(x))
+        rebuilt = self._frozen(gate, x) if options.freeze_auxiliary_decoder else self.decoded(gate, x)
         aux = (y - rebuilt).square().sum() / len(x)
         loss.terms |= {"l1": l1.detach(), "aux": aux.detach()}
         loss.total = loss.total + options.l1_coefficient * moment.risen(options.l1_warmup) * l1 + aux
         return loss
+
+    def _frozen(self, acts: Tensor | SparseActs, x: Tensor) -> Tensor:
+        """What `decoded` gives, without gradients by the decoder."""
+        W_dec, b_dec = self.W_dec.detach(), self.b_dec.detach()
+        if isinstance(acts, SparseActs):
+            rebuilt = ops.decode(acts, self.narrowed(W_dec), b_dec)
+        else:
+            rebuilt = self.product(acts, W_dec.T) + b_dec
+        return rebuilt if self.W_skip is None else rebuilt + x @ self.W_skip.detach().T
 
     def _dense(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         h = self.product(inputs, self.W_enc)

@@ -96,8 +96,10 @@ def reference(sae: Any, x: Tensor, y: Tensor) -> Tensor:
     if name == "Gated":
         gate = h.relu()
         acts = (h > 0) * (sae.r_mag.exp() * (h - sae.b_enc) + sae.b_mag).relu()
-        fixed = gate @ sae.W_dec.detach() + sae.b_dec.detach() + (x @ sae.W_skip.detach().T if sae.is_transcoder else 0)
-        return mse(y, decoded(sae, acts, x)) + 0.5 * options.l1_coefficient * (gate * norms).sum(1).mean() + mse(y, fixed)
+        rebuilt = decoded(sae, gate, x)
+        if options.freeze_auxiliary_decoder:
+            rebuilt = gate @ sae.W_dec.detach() + sae.b_dec.detach() + (x @ sae.W_skip.detach().T if sae.is_transcoder else 0)
+        return mse(y, decoded(sae, acts, x)) + 0.5 * options.l1_coefficient * (gate * norms).sum(1).mean() + mse(y, rebuilt)
     if name == "JumpReLU":
         return _jumprelu(sae, h, x, y)
     score: Callable[[Tensor], Tensor] = torch.abs if name == "AbsTopK" else torch.clone
@@ -163,6 +165,13 @@ def test_loss_and_gradients_are_the_papers(name: str, transcoder: bool, density:
 def test_other_penalties_of_jumprelu_are_the_papers(penalty: str, density: float) -> None:
     """The step and tanh penalties too."""
     _compare(variant("jumprelu", penalty=penalty), density)
+
+
+@pytest.mark.parametrize("density", [0.01, 1.0], ids=["sparse", "dense"])
+@pytest.mark.parametrize("transcoder", [False, True], ids=["sae", "skip-transcoder"])
+def test_a_gated_sae_may_hold_its_decoder_fixed(transcoder: bool, density: float) -> None:
+    """In the third term, as the paper does."""
+    _compare(variant("gated", transcoder, freeze_auxiliary_decoder=True, unit_norm_decoder=True), density)
 
 
 def _compare(sae: Variant, density: float) -> None:
@@ -281,6 +290,7 @@ def test_an_exploding_loss_stops() -> None:
         ("jumprelu", dict(), "target_l0"),
         ("jumprelu", dict(target_l0=3.0, bandwidth=0.0), "bandwidth"),
         ("matching_pursuit", dict(max_iterations=2, hook_name_out="out"), "no hook_name_out"),
+        ("gated", dict(l1_coefficient=1.0, freeze_auxiliary_decoder=True), "unit_norm_decoder = true"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(name: str, options: dict[str, Any], message: str) -> None:
