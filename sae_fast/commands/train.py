@@ -50,12 +50,14 @@ def run(options: argparse.Namespace) -> None:
         from sae_fast.training.estimate import estimate
 
         return say(estimate(config).table())
+    from sae_fast.training.distributed import leave
     from sae_fast.training.run import train
 
     try:
         saes = train(config, show_progress=not options.quiet)
     except StoppedError as stopped:
         sys.stderr.write(f"sae-fast: {stopped}\n")
+        leave(INTERRUPTED)
         raise SystemExit(INTERRUPTED) from None
     except KeyboardInterrupt:
         sys.stderr.write(f"sae-fast: interrupted before training began; finished parts are in {config.output.folder}\n")
@@ -65,6 +67,7 @@ def run(options: argparse.Namespace) -> None:
         say(f"wrote {folder / 'saes' / name}")
     if saes:
         say(f"report: {folder / 'report.html'}")
+    leave()
     return None
 
 

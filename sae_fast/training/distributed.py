@@ -5,6 +5,7 @@ a batch (BatchTopK's k · n, the quadratic penalty's L0) it does over the rows o
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,6 +82,18 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
         dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+def leave(status: int = 0) -> None:
+    """End this process at once if torchrun started it; call it last, when all files are written. Otherwise, nothing.
+
+    Taking Python down while a thread of gloo still lets go of a tensor can abort the process, and torchrun then calls the run
+    failed; that was seen, rarely, on a busy machine.
+    """
+    if "WORLD_SIZE" in os.environ and dist.is_torchelastic_launched():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def require_even(ranks: Ranks, name: str, n: int) -> None:

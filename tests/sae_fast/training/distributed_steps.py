@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sae_fast.training.distributed import Ranks, joined
+from sae_fast.training.distributed import Ranks, joined, leave
 from sae_fast.training.trainer import StepMetrics, Trainer, TrainOptions
 from sae_fast.training.variants import VARIANTS, Start
 from sae_fast.training.variants.sharded import sharded
@@ -59,3 +59,4 @@ if __name__ == "__main__":
             answer = train(ranks, spread == "features")
             if ranks.is_first:
                 save_file(answer, Path(sys.argv[1]) / f"{spread}.safetensors")
+    leave()
