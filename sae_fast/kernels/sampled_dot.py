@@ -14,7 +14,11 @@ from sae_fast.kernels._gather import ELEMENTS
 from sae_fast.sparse import SparseActs
 
 BLOCK_D = 256
-IN_FLIGHT = ELEMENTS // BLOCK_D
+
+
+def in_flight(d: int) -> int:
+    """Rows read at a time; half as many where rows are not aligned, whose loads take more registers."""
+    return ELEMENTS // BLOCK_D // (1 if d % 16 == 0 else 2)
 
 
 @triton.jit
@@ -43,14 +47,14 @@ def sampled_dot(acts: SparseActs, a: Tensor, rows: Tensor) -> Tensor:
     out = torch.empty(acts.nnz, dtype=torch.float32, device=rows.device)
     if out.numel():
         with on_card_of(rows):
-            _sampled_dot[n, programs_per_token(n, acts.nnz, card_of(rows))](
+            _sampled_dot[n, programs_per_token(n, acts.nnz, d, card_of(rows))](
                 acts.col_indices.contiguous(), acts.crow_indices.contiguous(), a.contiguous(), rows.contiguous(), out, d,
-                BLOCK_D=BLOCK_D, IN_FLIGHT=IN_FLIGHT, enable_fp_fusion=True,
+                BLOCK_D=BLOCK_D, IN_FLIGHT=in_flight(d), enable_fp_fusion=True,
             )  # fmt: skip
     return out
 
 
-def programs_per_token(n: int, nnz: int, card: Card) -> int:
+def programs_per_token(n: int, nnz: int, d: int, card: Card) -> int:
     """One, or where there are few tokens as many as keep the card busy and have a tile each."""
-    tiles = triton.cdiv(triton.cdiv(nnz, n), IN_FLIGHT)
+    tiles = triton.cdiv(triton.cdiv(nnz, n), in_flight(d))
     return max(1, min(tiles, triton.cdiv(8 * card.n_multiprocessors, n)))

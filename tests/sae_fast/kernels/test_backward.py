@@ -23,7 +23,7 @@ by_dtype = pytest.mark.parametrize("dtype", ["bfloat16", *(pytest.param(t, marks
 def test_sampled_dot_compiles(even: bool, dtype: str, capability: int) -> None:
     """Fits every card, and reads 16 bytes at a time where the width allows."""
     signature = {"columns": "*i32", "pointer": "*i64", "a": "*fp32", "rows": TYPES[dtype], "out": "*fp32", "d": "i32"}
-    constants = {"BLOCK_D": sampled_dot.BLOCK_D, "IN_FLIGHT": sampled_dot.IN_FLIGHT}
+    constants = {"BLOCK_D": sampled_dot.BLOCK_D, "IN_FLIGHT": sampled_dot.in_flight(2304 if even else 2305)}
 
     report = compile_kernel(sampled_dot._sampled_dot, signature, constants, capability, divisible=["d"] if even else [])
 
@@ -58,7 +58,7 @@ def test_sums_compile(capability: int) -> None:
 
 def test_few_tokens_share_a_card() -> None:
     """A token's entries are shared among programs while there are fewer than the card has room for."""
-    assert sampled_dot.programs_per_token(16384, 64 * 16384, H200) == 1
-    assert sampled_dot.programs_per_token(1, 64, H200) == 4
-    assert sampled_dot.programs_per_token(1, 1, H200) == 1
-    assert sampled_dot.programs_per_token(16, 16 * 4096, H200) == 66
+    assert sampled_dot.programs_per_token(16384, 64 * 16384, 2304, H200) == 1
+    assert sampled_dot.programs_per_token(1, 64, 2304, H200) == 4
+    assert sampled_dot.programs_per_token(1, 1, 2304, H200) == 1
+    assert sampled_dot.programs_per_token(16, 16 * 4096, 2304, H200) == 66
