@@ -30,7 +30,7 @@ DENSE_ABOVE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedOptions:
+class SharedOptions(ABC):
     """What every SAE in training has, wherever it reads and writes."""
 
     d_sae: int | None = None
@@ -62,14 +62,14 @@ class SharedOptions:
         return self.d_sae if self.d_sae is not None else max(1, round(d_in * (self.expansion or 1)))
 
     @property
+    @abstractmethod
     def reads(self) -> tuple[str, ...]:
         """Hooks whose activations, side by side, are the input."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def writes(self) -> tuple[str, ...]:
         """Hooks whose activations, side by side, are the target."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
