@@ -43,6 +43,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         formatter_class=Examples,
     )
     parser.add_argument("--model", required=True, metavar="SOURCE", help="the language model: a folder, or a name on the hub")
+    parser.add_argument("--model-name", metavar="NAME", help="what to call it (default: the last part of SOURCE)")
     parser.add_argument(
         "--corpus", required=True, metavar="SOURCE", help="file, folder, dataset of the hub, or standard-library"
     )
@@ -51,6 +52,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     parser.add_argument("--tokens", type=int, metavar="N", help="counted tokens to measure on (default: the whole corpus)")
     parser.add_argument("--out", type=Path, default=Path("evaluation"), metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument(
+        "--card", type=Path, metavar="README", help="also write the table into this model card, a Markdown file"
+    )
     corpus = parser.add_argument_group("corpus")
     corpus.add_argument("--column", default="text", metavar="NAME", help="column of the text (default: %(default)s)")
     corpus.add_argument("--split", metavar="NAME", help="split of a dataset")
@@ -90,6 +94,7 @@ def run(options: argparse.Namespace) -> None:
     import sae_fast.lm
     from sae_fast.corpus import open_corpus
     from sae_fast.corpus.options import local_path
+    from sae_fast.evaluation.card import check_card, environment, write_card
     from sae_fast.evaluation.saebench import write_saebench
     from sae_fast.evaluation.texts import evaluate_texts
 
@@ -104,6 +109,8 @@ def run(options: argparse.Namespace) -> None:
     }
     corpus = _corpus(options, [sae.cfg.context_size for sae in saes.values()])
     # Before the model is loaded: texts that are not there, or a folder that cannot be written, should cost nothing.
+    if options.card is not None:
+        check_card(options.card)
     if local_path(corpus.source) is not None or Path(corpus.source).suffix:
         open_corpus(corpus)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -112,7 +119,7 @@ def run(options: argparse.Namespace) -> None:
         lm,
         saes,
         corpus,
-        model_name=options.model.rstrip("/").rpartition("/")[2],
+        model_name=options.model_name or options.model.rstrip("/").rpartition("/")[2],
         sources=named,
         batch_size=options.batch_size,
         prefixes=not options.no_prefixes,
@@ -121,6 +128,8 @@ def run(options: argparse.Namespace) -> None:
         progress=not options.quiet,
     )
     paths = report.write(options.out)
+    if options.card is not None:
+        paths.append(write_card(options.card, report, environment()))
     bench = write_saebench(report, found.metrics(), options.out / "saebench", options.batch_size)
     if not options.quiet:
         say_summary(report)

@@ -150,8 +150,10 @@ def corpus_fingerprint(options: CorpusOptions) -> str:
 
 def _rows(options: CorpusOptions) -> Rows:
     if options.source == STANDARD_LIBRARY:
-        documents = library(_library_split(options))
-        return ListRows("Python standard library", [{"text": text} for _, text in documents], [name for name, _ in documents])
+        part = _library_split(options)
+        documents = library(part)
+        name = "Python standard library" if part == "all" else f"Python standard library ({part.replace('_', ' ')})"
+        return ListRows(name, [{"text": text} for _, text in documents], [name for name, _ in documents])
     path = local_path(options.source)
     split = options.split or "train"
     if path is None:
