@@ -7,7 +7,6 @@ SAE takes and gives activations in the LM's own units.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -15,152 +14,20 @@ from torch import Tensor, nn
 
 from sae_fast import ops
 from sae_fast.config import Architecture, SAEConfig
-from sae_fast.errors import ConfigError, NonFiniteError
+from sae_fast.errors import NonFiniteError
 from sae_fast.sae import SAE
 from sae_fast.sparse import SparseActs
-from sae_fast.tables import at_least
+from sae_fast.training.variants.loss import Loss, Moment, fired_counts, loss_of
+from sae_fast.training.variants.options import SharedOptions, VariantOptions
+from sae_fast.training.variants.start import Start, initial_rows
+
+__all__ = ["HeldOut", "Loss", "Moment", "SharedOptions", "Start", "Variant", "VariantOptions", "fired_counts", "loss_of"]
 
 HeldOut = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Gives batches `(x [n, d_in], y [n, d_out])` in the LM's units, anew at each call."""
 
-FREE_NORM = 0.1
-"""Of decoder rows at the start where their norms are free (Anthropic, April 2024 update)."""
 DENSE_ABOVE = 0.05
 """Share of non-zero activations from which matrix products are faster than sums over entries."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SharedOptions(ABC):
-    """What every SAE in training has, wherever it reads and writes."""
-
-    d_sae: int | None = None
-    """number of features; give this or `expansion`"""
-    expansion: float | None = None
-    """number of features as a multiple of the width that it reads"""
-    unit_norm_decoder: bool = True
-    """keep decoder rows at norm one: their gradient turns them only, and they are rescaled after each step"""
-    start_from_data: bool = False
-    """begin with decoder rows that lean towards sampled activations: fewer dead features where these are many, but planted
-    dictionaries are recovered better from random directions"""
-    dead_after_tokens: int = 10_000_000
-    """a feature counts as dead when it was not active on so many tokens in a row"""
-    lr: float | None = None
-    """peak learning rate; default: that of `[train]`"""
-    seed: int = 0
-    """of the initial weights"""
-    name: str | None = None
-    """its name in reports and folders; default: from hook, variant and options"""
-
-    def __post_init__(self) -> None:
-        if (self.d_sae is None) == (self.expansion is None):
-            raise ConfigError("[[sae]]: expected d_sae or expansion, and not both")
-        at_least("[[sae]]", "d_sae", self.d_sae, 1)
-        at_least("[[sae]]", "dead_after_tokens", self.dead_after_tokens, 1)
-
-    def features(self, d_in: int) -> int:
-        """Number of features for inputs of width `d_in`."""
-        return self.d_sae if self.d_sae is not None else max(1, round(d_in * (self.expansion or 1)))
-
-    @property
-    @abstractmethod
-    def reads(self) -> tuple[str, ...]:
-        """Hooks whose activations, side by side, are the input."""
-
-    @property
-    @abstractmethod
-    def writes(self) -> tuple[str, ...]:
-        """Hooks whose activations, side by side, are the target."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VariantOptions(SharedOptions):
-    """What every SAE that reads one hook and writes one has."""
-
-    hook_name: str
-    """where in the LM it reads"""
-    hook_name_out: str | None = None
-    """where it writes, for a transcoder; default: it reconstructs what it reads"""
-    skip: bool = False
-    """a linear term beside the features (transcoders)"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.skip and self.hook_name_out is None:
-            raise ConfigError("[[sae]] skip: only a transcoder has a skip term; give hook_name_out")
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The one hook."""
-        return (self.hook_name,)
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        """The one hook."""
-        return (self.hook_name_out or self.hook_name,)
-
-
-@dataclass(frozen=True)
-class Start:
-    """What is known of the activations before training, in the LM's units."""
-
-    x: Tensor
-    """`[n, d_in]`, a sample of what is read."""
-    y: Tensor
-    """`[n, d_out]`, what is written at the same tokens."""
-    scale_in: float | Tensor
-    """√d_in / mean norm of what is read; of several hooks [d_in], each dimension that of its hook."""
-    scale_out: float | Tensor
-    """√d_out / mean norm of what is written, or [d_out]."""
-    widths: tuple[int, ...] = ()
-    """of the hooks that are written at, where there are several."""
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Where a run is, for schedules of a loss."""
-
-    step: int
-    n_steps: int
-
-    def risen(self, share: float) -> float:
-        """From 0 to 1 over the first `share` of the steps, then 1."""
-        return min(1.0, self.step / max(1.0, share * self.n_steps))
-
-
-@dataclass
-class Loss:
-    """What one batch gave."""
-
-    total: Tensor
-    """scalar, to be minimised"""
-    fired: Tensor
-    """int64 [d_sae], on how many of the batch's tokens each feature was active"""
-    squared_error: Tensor
-    """scalar, summed over tokens and dimensions, in scaled units"""
-    squared_deviation: Tensor
-    """the same of the batch's mean as the reconstruction"""
-    mean: Tensor
-    """[d_out] that mean"""
-    n: int
-    """tokens"""
-    terms: dict[str, Tensor] = field(default_factory=dict)
-    """parts of the total, unweighted, by name"""
-    y_hat: Tensor | None = None
-    """[n, d_out] the reconstruction in scaled units, with its gradient"""
-
-    def release(self) -> None:
-        """Let go of everything that holds the batch in memory."""
-        self.total, self.y_hat = self.total.detach(), None
-
-    @property
-    def l0(self) -> float:
-        """Mean number of active features."""
-        return int(self.fired.sum()) / self.n
-
-    @property
-    def explained_variance(self) -> float:
-        """Of this batch: 1 - error / deviation from its mean."""
-        return 1 - float(self.squared_error) / max(float(self.squared_deviation), 1e-30)
 
 
 class Variant(nn.Module, ABC):
@@ -366,33 +233,3 @@ class Variant(nn.Module, ABC):
         """A loss of the mean squared error alone, `mean ‖y - ŷ‖²`, to which a variant adds its terms."""
         error = (y - y_hat).square().sum()
         return loss_of(error, fired_counts(acts, self.d_sae), y, y_hat)
-
-
-def loss_of(error: Tensor, fired: Tensor, y: Tensor, y_hat: Tensor) -> Loss:
-    """A loss of the mean squared error alone; `error` is summed over tokens and dimensions."""
-    mse, mean = error / len(y), y.detach().mean(0)
-    deviation = (y.detach() - mean).square().sum()
-    return Loss(mse, fired, error.detach(), deviation, mean, len(y), {"mse": mse.detach()}, y_hat)
-
-
-def fired_counts(acts: SparseActs | Tensor, d_sae: int) -> Tensor:
-    """int64 [d_sae], the number of tokens on which each feature is not zero."""
-    if isinstance(acts, SparseActs):
-        return torch.bincount(acts.col_indices[acts.values.detach() != 0], minlength=d_sae)
-    return (acts.detach() != 0).sum(0)
-
-
-def initial_rows(
-    d_sae: int, start: Start, options: SharedOptions, is_transcoder: bool, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """(encoder rows [d_sae, d_in], decoder rows [d_sae, d_out]); of an SAE they have one direction."""
-    norm_in, norm_out = (0.5, 1.0) if options.unit_norm_decoder else (FREE_NORM, FREE_NORM)
-    noise = nn.functional.normalize(torch.randn(d_sae, start.y.shape[1], generator=generator), dim=1)
-    if options.start_from_data:
-        y = (start.y * start.scale_out).float()
-        chosen = y[torch.randint(0, len(y), (d_sae,), generator=generator)] - y.mean(0)
-        noise = nn.functional.normalize(nn.functional.normalize(chosen, dim=1) + 0.5 * noise, dim=1)
-    if not is_transcoder:
-        return norm_in * noise, norm_out * noise
-    rows = nn.functional.normalize(torch.randn(d_sae, start.x.shape[1], generator=generator), dim=1)
-    return norm_in * rows, norm_out * noise

@@ -17,15 +17,15 @@ from sae_fast.training.variants.topk import TopK
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchTopKOptions(VariantOptions):
-    """`architecture = "batchtopk"`."""
+class KOfBatch(SharedOptions):
+    """What chooses the largest activations of a batch has, wherever it reads."""
 
     k: float
     """active features of a token on average"""
     aux_coefficient: float = 1 / 32
     """weight of the loss that revives dead features"""
     k_aux: int | None = None
-    """dead features that reconstruct the error of a token; default: half the width"""
+    """dead features that reconstruct the error of a token; default: half the width of what it reads"""
     threshold_decay: float = 0.99
     """of the running estimate of the threshold, kept in the metadata"""
 
@@ -34,6 +34,11 @@ class BatchTopKOptions(VariantOptions):
         at_least("[[sae]]", "aux_coefficient", self.aux_coefficient, 0)
         if not self.k > 0:
             raise ConfigError(f"[[sae]] k: expected a positive number, got {self.k}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchTopKOptions(KOfBatch, VariantOptions):
+    """`architecture = "batchtopk"`."""
 
 
 @dataclass(frozen=True, kw_only=True)

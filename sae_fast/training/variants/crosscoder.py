@@ -14,7 +14,7 @@ from sae_fast.config import SAEConfig
 from sae_fast.errors import ConfigError
 from sae_fast.tables import at_least
 from sae_fast.training.variants.base import SharedOptions, Variant
-from sae_fast.training.variants.batchtopk import BatchTopK
+from sae_fast.training.variants.batchtopk import BatchTopK, KOfBatch
 from sae_fast.training.variants.standard import Standard
 
 
@@ -61,23 +61,8 @@ class CrosscoderOptions(SeveralHooks):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchTopKCrosscoderOptions(SeveralHooks):
+class BatchTopKCrosscoderOptions(KOfBatch, SeveralHooks):
     """`architecture = "batchtopk_crosscoder"`."""
-
-    k: float
-    """active features of a token on average"""
-    aux_coefficient: float = 1 / 32
-    """weight of the loss that revives dead features"""
-    k_aux: int | None = None
-    """dead features that reconstruct the error of a token; default: half the width of all hooks together"""
-    threshold_decay: float = 0.99
-    """of the running estimate of the threshold, kept in the metadata"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least("[[sae]]", "aux_coefficient", self.aux_coefficient, 0)
-        if not self.k > 0:
-            raise ConfigError(f"[[sae]] k: expected a positive number, got {self.k}")
 
 
 class _SideBySide(Variant):
