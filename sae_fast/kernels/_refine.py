@@ -32,20 +32,22 @@ def refine_candidates(
     """One program per row: bits of its flagged groups' features, computed anew, and with SINGLES of its other candidates."""
     row = tl.program_id(0).to(tl.int64)
     x_row = x + row * d_in + tl.zeros((1, 1), tl.int64)
+    features, bits = features + row * SLOTS, bits + row * SLOTS
     step = tl.arange(0, 16)
     if SINGLES:
         n_single = tl.load(counts + row * 2)
         for first in tl.range(0, n_single, 16):
             valid = first + step < n_single
-            feature = tl.load(features + row * SLOTS + first + step, mask=valid, other=0)
+            feature = tl.load(features + first + step, mask=valid, other=0)
             h = dots(x_row, rows + feature.to(tl.int64)[:, None] * d_in, valid, d_in, 16, BK)
             h += tl.load(bias + feature, mask=valid, other=0.0)
-            tl.store(bits + row * SLOTS + first + step, positive_bits(h), mask=valid)
+            tl.store(bits + first + step, positive_bits(h), mask=valid)
+    groups += row * (SLOTS // 16)
     for i in tl.range(0, tl.load(counts + row * 2 + 1)):
-        feature = group_feature(tl.load(groups + row * (SLOTS // 16) + i), step)
+        feature = group_feature(tl.load(groups + i), step)
         valid = feature < d_sae
         h = dots(x_row, rows + feature.to(tl.int64)[:, None] * d_in, valid, d_in, 16, BK)
         h += tl.load(bias + feature, mask=valid, other=float("-inf"))
-        place = row * SLOTS + SLOTS - 16 * (i + 1) + step
+        place = SLOTS - 16 * (i + 1) + step
         tl.store(features + place, feature)
         tl.store(bits + place, positive_bits(h))
