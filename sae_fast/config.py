@@ -75,6 +75,11 @@ class SAEConfig:
     """Where it writes, if elsewhere."""
     hook_names_out: tuple[str, ...] = ()
     """A layer of a cross-layer transcoder writes at all of these: W_dec is [d_sae, n_out, d_out], b_dec [n_out, d_out]."""
+    hook_names: tuple[str, ...] = ()
+    """A crosscoder reads all of these, side by side in this order, and reconstructs them so; instead of `hook_name`."""
+    hook_widths: tuple[int, ...] = ()
+    """A crosscoder's width at each hook, d_in together; equal ones if not given. Without `hook_names`, of a crosscoder whose
+    hooks are not known, or are one hook of several models, as `metadata["models"]` then says."""
     model_name: str | None = None
     """The language model it was trained on."""
     k: int | None = None
@@ -122,6 +127,26 @@ class SAEConfig:
         return self.hook_name_out or self.hook_name
 
     @property
+    def crosscoder(self) -> bool:
+        """It reads several activations side by side, and reconstructs all of them."""
+        return bool(self.hook_widths)
+
+    @property
+    def hooks_read(self) -> tuple[str, ...]:
+        """Where it reads: one hook, or those of a crosscoder in their order; empty where unknown."""
+        return self.hook_names or ((self.hook_name,) if self.hook_name else ())
+
+    @property
+    def hooks_written(self) -> tuple[str, ...]:
+        """Where it writes: one hook, or those of a crosscoder or a layer of a cross-layer transcoder; empty where unknown."""
+        return self.hook_names_out or self.hook_names or ((self.hook_name_write,) if self.hook_name_write else ())
+
+    @property
+    def reads_at(self) -> str | None:
+        """One text for where it reads: the hook, or those of a crosscoder joined by "+"; None where unknown."""
+        return "+".join(self.hooks_read) or None
+
+    @property
     def tied(self) -> bool:
         """There is no W_enc: the encoder is the transpose of the decoder."""
         return self.architecture == "matching_pursuit" or (self.temporal is not None and self.temporal.tied_weights)
@@ -151,7 +176,10 @@ class SAEConfig:
         return replace(self, d_sae=len(chosen), k=None, group_sizes=None, metadata=metadata)
 
     def _complete(self) -> None:
-        given: dict[str, Any] = {"hook_names_out": tuple(self.hook_names_out)}
+        given: dict[str, Any] = {name: tuple(getattr(self, name)) for name in ("hook_names_out", "hook_names", "hook_widths")}
+        n_hooks = len(self.hook_names)
+        if n_hooks and not self.hook_widths and self.d_in % n_hooks == 0:
+            given["hook_widths"] = (self.d_in // n_hooks,) * n_hooks
         if self.d_out == 0:
             given["d_out"] = self.d_in
         if self.group_sizes is not None:
@@ -210,6 +238,23 @@ class SAEConfig:
             raise ArgumentError(f"{self.architecture} reconstructs its own input", got=(other_places or ["hook_names_out"])[0])
         if cross_layer and (self.hook_name_out or self.rescale_acts_by_decoder_norm):
             raise ArgumentError("hook_names_out", expected="no hook_name_out or rescale_acts_by_decoder_norm beside it")
+        if self.hook_names or self.hook_widths:
+            self._check_side_by_side()
+
+    def _check_side_by_side(self) -> None:
+        names, widths = self.hook_names, self.hook_widths
+        if names and (len(names) < 2 or len(set(names)) != len(names)):
+            raise ArgumentError("hook_names", expected="two or more different hooks", got=list(names))
+        if min(widths, default=0) < 1 or len(widths) < 2 or (names and len(widths) != len(names)) or sum(widths) != self.d_in:
+            expected = f"a positive width of each of {len(names) or 'two or more'} hooks, d_in = {self.d_in} together"
+            raise ArgumentError("hook_widths", expected=expected, got=list(widths))
+        others = ("hook_name_out", "hook_names_out", "transcoder", "skip", "temporal", "hook_name")
+        if beside := [name for name in others if getattr(self, name)] + ["d_out"] * (self.d_out != self.d_in):
+            raise ArgumentError(
+                f"{beside[0]}: a crosscoder reconstructs what it reads, at hook_names", expected="none beside it"
+            )
+        if self.reshape_activations != "none":
+            raise ArgumentError("reshape_activations", expected="none for a crosscoder", got=self.reshape_activations)
 
 
 def tensor_shapes(cfg: SAEConfig) -> dict[str, tuple[int, ...]]:

@@ -38,7 +38,7 @@ class _Encoder:
 
 
 class SAE(Weights):
-    """A sparse autoencoder, transcoder, or layer of a cross-layer transcoder: its weights, and what it computes.
+    """A sparse autoencoder, transcoder, crosscoder, or layer of a cross-layer transcoder: its weights, and what it computes.
 
     `sae(x)` is `decode(encode(x))`, and `skip(x)` where there is such a term. What the operations need is derived from the
     weights at the first call.
@@ -46,11 +46,9 @@ class SAE(Weights):
 
     def __repr__(self) -> str:
         cfg = self.cfg
-        kind = cfg.architecture + " transcoder" * (cfg.transcoder or bool(cfg.hook_names_out))
-        return (
-            f"SAE({kind}, d_in={cfg.d_in}, d_sae={cfg.d_sae}, hook_name={cfg.hook_name!r}, "
-            f"dtype={self.dtype}, device={str(self.device)!r})"
-        )
+        kind = cfg.architecture + " transcoder" * (cfg.transcoder or bool(cfg.hook_names_out)) + " crosscoder" * cfg.crosscoder
+        hooks = f"hook_names={cfg.hook_names!r}" if cfg.crosscoder else f"hook_name={cfg.hook_name!r}"
+        return f"SAE({kind}, d_in={cfg.d_in}, d_sae={cfg.d_sae}, {hooks}, dtype={self.dtype}, device={str(self.device)!r})"
 
     def encode(self, x: Tensor, check_finite: bool = False) -> SparseActs:
         """Feature activations of `x` [..., d_in] (or [..., n_heads, d_head] for hook_z); values are float32 or wider.
@@ -94,6 +92,15 @@ class SAE(Weights):
         return (y.reshape(x.shape) if same_shape else y).to(x.dtype)
 
     __call__ = forward
+
+    def parts(self, y: Tensor) -> tuple[Tensor, ...]:
+        """What it gives at each of its hooks, [..., d_out] each, of an output as `decode` and `forward` give it.
+
+        In the order of `cfg.hooks_written`; of a crosscoder also what it reads at each, for its input has the same form.
+        """
+        if self.cfg.hook_names_out:
+            return y.unbind(-2)
+        return y.split(self.cfg.hook_widths, -1) if self.cfg.crosscoder else (y,)
 
     def fold_decoder_norm(self) -> "SAE":
         """The same function with decoder rows of norm one and activations scaled up by the norms they had.

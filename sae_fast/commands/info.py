@@ -58,10 +58,13 @@ def pairs_of(found: "SourceInfo") -> list[tuple[str, object]]:
         ("d_in", cfg.d_in),
     ]
     rows += [("d_out", cfg.d_out)] if cfg.d_out != cfg.d_in else []
-    rows += [("hook", cfg.hook_name or "not stated")]
-    rows += [("writes at", ", ".join(cfg.hook_names_out) or cfg.hook_name_out)] if cfg.transcoder else []
+    rows += [("widths", " + ".join(map(str, cfg.hook_widths)))] if cfg.crosscoder else []
     rows += [
-        ("model", cfg.model_name or "not stated"),
+        ("hooks" if cfg.hook_names else "hook", ", ".join(cfg.hooks_read) or cfg.metadata.get("hook_name") or "not stated")
+    ]
+    rows += [("writes at", ", ".join(cfg.hooks_written))] if cfg.transcoder or cfg.hook_names_out else []
+    rows += [
+        ("model", cfg.model_name or ", ".join(map(str, cfg.metadata.get("models", ()))) or "not stated"),
         ("context size", cfg.context_size or "not stated"),
         ("BOS prepended", {True: "yes", False: "no", None: "not stated"}[cfg.prepend_bos]),
         ("b_dec subtracted", "yes" if cfg.apply_b_dec_to_input else "no"),
@@ -75,7 +78,7 @@ def pairs_of(found: "SourceInfo") -> list[tuple[str, object]]:
 
 
 def _architecture(cfg: "SAEConfig") -> str:
-    kind = ("skip " if cfg.skip else "") + "transcoder" if cfg.transcoder else ""
+    kind = ("skip " if cfg.skip else "") + "transcoder" if cfg.transcoder else "crosscoder" if cfg.crosscoder else ""
     parts = [f"{cfg.architecture} {kind}".strip()]
     parts += [f"k = {cfg.k}"] if cfg.k is not None else []
     parts += [f"matryoshka groups {', '.join(map(str, cfg.group_sizes))}"] if cfg.group_sizes else []

@@ -107,6 +107,7 @@ def load(
     features: Sequence[int] | Tensor | None = None,
     encoder_only: bool = False,
     hook_name: str | None = None,
+    hook_names: Sequence[str] = (),
     model_name: str | None = None,
     norm_scaling_factor: float | None = None,
 ) -> SAE:
@@ -121,6 +122,7 @@ def load(
         features: read these features only, in this order; for architectures whose features do not compete.
         encoder_only: leave the decoder unread.
         hook_name: replaces what the files say, for formats that do not say it.
+        hook_names: likewise, the hooks of a crosscoder in its order.
         model_name: likewise.
         norm_scaling_factor: the factor by which training scaled its inputs, for sources that need it and do not hold it.
 
@@ -143,8 +145,7 @@ def load(
     elif not encoder_only:
         opened.folder.bring(_files(description))
     sae = assemble(opened, description, chosen, encoder_only, device, torch_dtype)
-    cfg = with_known(sae.cfg, given)
-    sae = sae.replace(replace(cfg, hook_name=hook_name or cfg.hook_name, model_name=model_name or cfg.model_name))
+    sae = sae.replace(_named(with_known(sae.cfg, given), hook_name, hook_names, model_name))
     if fold_decoder_norm:
         wider = torch.promote_types(sae.dtype, torch_dtype or sae.dtype)
         sae = sae.to(dtype=wider).fold_decoder_norm()
@@ -185,6 +186,18 @@ def save(sae: SAE, folder: str | Path, format: str = "saelens") -> None:  # noqa
     if target.exists() and not target.is_dir():
         raise ArgumentError(f"{target}", expected="a folder", got="a file")
     _FORMATS[format].save(sae, target)
+
+
+def _named(cfg: SAEConfig, hook_name: str | None, hook_names: Sequence[str], model_name: str | None) -> SAEConfig:
+    """With the names that the caller gives. Raises `ArgumentError` for one hook of a crosscoder, or several of another SAE."""
+    if cfg.crosscoder and hook_name is not None:
+        advice = f"Give hook_names, {len(cfg.hook_widths)} of them"
+        raise ArgumentError("hook_name: a crosscoder reads at several hooks", got=repr(hook_name), advice=advice)
+    if hook_names and not cfg.crosscoder:
+        advice = "Give hook_name"
+        raise ArgumentError("hook_names: this SAE is no crosscoder, it reads at one hook", got=list(hook_names), advice=advice)
+    names = tuple(hook_names) or cfg.hook_names
+    return replace(cfg, hook_name=hook_name or cfg.hook_name, hook_names=names, model_name=model_name or cfg.model_name)
 
 
 def _files(description: Description) -> list[str]:

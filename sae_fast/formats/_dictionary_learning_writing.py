@@ -61,6 +61,7 @@ def _check(sae: SAE) -> None:
         raise ArgumentError(f"dictionary_learning has no {cfg.architecture} SAEs", advice=_ADVICE)
     reasons = {
         "transcoders": cfg.transcoder or cfg.skip or cfg.d_out != cfg.d_in or bool(cfg.hook_names_out),
+        "crosscoders": cfg.crosscoder,
         "input normalisation": cfg.normalize_activations != "none",
         "groups of features but with BatchTopK's k and threshold": bool(cfg.group_sizes)
         and not _dict_class(sae).startswith("M"),

@@ -49,6 +49,7 @@ def _check(cfg: SAEConfig) -> None:
     reasons = {
         "architecture": cfg.architecture == "groupmax",
         "hook_names_out": bool(cfg.hook_names_out),
+        "hook_widths": cfg.crosscoder,
         "transcoder": elsewhere and cfg.architecture not in ("standard", "jumprelu", "batchtopk"),
         "reshape_activations": elsewhere and cfg.reshape_activations != "none",
         "normalize_activations": cfg.normalize_activations == "constant_scalar_rescale" and cfg.temporal is None,

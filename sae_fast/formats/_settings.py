@@ -67,6 +67,15 @@ class Settings:
             raise self._wrong(name, "a list of integers")
         return tuple(value)
 
+    def texts(self, name: str) -> tuple[str, ...] | None:
+        """A list of texts."""
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self._wrong(name, "a list of texts")
+        return tuple(value)
+
     def section(self, name: str) -> "Settings":
         """A mapping inside; empty where absent."""
         value = self.values.get(name)
@@ -104,6 +113,10 @@ def make_config(place: str, given: Given, **fields: Any) -> SAEConfig:
         assumed = name == "hook_name" and metadata.pop("hook_name_assumed", None) is not None
         if assumed or fields.get(name) is None:
             fields[name] = value
+    if metadata.get("training_architecture") == "crosscoder" and not fields.get("hook_names"):
+        # Crosscoders were once written without fields of their own, in any format.
+        noted = Settings(place, {name: metadata.pop(name, None) for name in ("hook_names", "hook_widths")})
+        fields |= {"hook_names": noted.texts("hook_names") or (), "hook_widths": noted.integers("hook_widths") or ()}
     try:
         return SAEConfig(**fields | {"metadata": metadata})
     except ArgumentError as error:

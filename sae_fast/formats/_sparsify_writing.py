@@ -61,6 +61,7 @@ def _cannot(cfg: SAEConfig) -> str | None:
         "input normalisation": cfg.normalize_activations != "none",
         "outputs of another width": cfg.d_out != cfg.d_in,
         "cross-layer transcoders": bool(cfg.hook_names_out),
+        "crosscoders": cfg.crosscoder,
         "groups of features": cfg.group_sizes is not None,
     }
     return next((reason for reason, found in reasons.items() if found), None)

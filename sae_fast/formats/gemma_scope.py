@@ -62,9 +62,9 @@ def save(sae: SAE, folder: Path) -> None:
     cfg = sae.cfg
     if cfg.architecture not in ("standard", "jumprelu", "batchtopk"):
         raise ArgumentError("architecture", expected="standard, jumprelu or batchtopk for Gemma Scope", got=cfg.architecture)
-    if cfg.normalize_activations != "none" or cfg.d_out != cfg.d_in or cfg.skip or cfg.hook_names_out:
+    if cfg.normalize_activations != "none" or cfg.d_out != cfg.d_in or cfg.skip or cfg.hook_names_out or cfg.crosscoder:
         raise ArgumentError(
-            "Gemma Scope's format has no input normalisation, no d_out, no skip term and no other layers",
+            "Gemma Scope's format has no input normalisation, no d_out, no skip term, no other layers and no crosscoders",
             advice="Save it as 'sae_fast', which holds every SAE",
         )
     bias, threshold = sae.threshold_form()

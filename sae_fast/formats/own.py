@@ -36,8 +36,8 @@ _READERS: Mapping[str, Callable[[Settings, str], Any]] = {
     **dict.fromkeys(("transcoder", "skip", "prepend_bos", "centred", "apply_b_dec_to_input"), Settings.flag),
     **dict.fromkeys(("rescale_acts_by_decoder_norm", "stop_on_duplicate_support", "tied_weights"), Settings.flag),
     **dict.fromkeys(("input_scale", "residual_threshold"), Settings.number),
-    "group_sizes": Settings.integers,
-    "hook_names_out": lambda settings, name: _texts(settings, name),
+    **dict.fromkeys(("group_sizes", "hook_widths"), Settings.integers),
+    **dict.fromkeys(("hook_names", "hook_names_out"), Settings.texts),
 }
 """How a field is read. Those of `pursuit`, `temporal` and `metadata` are mappings of their own."""
 
@@ -104,10 +104,3 @@ def _read(settings: Settings, kind: type, elsewhere: tuple[str, ...] = ()) -> di
         raise FormatError(f"{settings.place}: unknown keys {', '.join(unknown[:12])}")
     present = [name for name, value in settings.values.items() if value is not None and name not in elsewhere]
     return {name: _READERS[name](settings, name) for name in present}
-
-
-def _texts(settings: Settings, name: str) -> tuple[str, ...]:
-    value = settings.values[name]
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise FormatError(f"{settings.place}: {name}", expected="a list of texts", got=repr(value)[:80])
-    return tuple(value)

@@ -60,7 +60,7 @@ def measure(saes: Mapping[str, SAE], variant: Variant, data: Activations) -> dic
         batch = {hook: x.to(device) for hook, x in on_cpu.items()}
         y_hat = {hook: torch.zeros_like(batch[hook]) for hook in widths}
         for suffix, sae in saes.items():
-            acts, written = outputs(sae, variant, batch)
+            acts, written = outputs(sae, batch)
             counts[suffix].update(acts)
             for hook, part in written.items():
                 y_hat[hook] = y_hat[hook] + part
@@ -87,21 +87,13 @@ def density_histogram(fired: Tensor, n_tokens: int) -> list[int]:
     return torch.histc(logs, DENSITY_BINS, low, high).long().tolist()
 
 
-def outputs(sae: SAE, variant: Variant, batch: Mapping[str, Tensor]) -> tuple[SparseActs, dict[str, Tensor]]:
+def outputs(sae: SAE, batch: Mapping[str, Tensor]) -> tuple[SparseActs, dict[str, Tensor]]:
     """(activations, what it writes by hook)."""
-    cfg = sae.cfg
-    if cfg.hook_name is None:
-        hooks = variant.options.reads
-        acts = sae.encode(side_by_side(batch, hooks))
-        parts = sae.decode(acts).split([batch[hook].shape[1] for hook in hooks], dim=1)
-        return acts, dict(zip(hooks, parts, strict=True))
-    x = batch[cfg.hook_name]
+    x = side_by_side(batch, sae.cfg.hooks_read)
     acts, skipped = sae.encode(x), sae.skip(x)
     y_hat = sae.decode(acts)
     y_hat = y_hat if skipped is None else y_hat + skipped
-    if cfg.hook_names_out:
-        return acts, dict(zip(cfg.hook_names_out, y_hat.unbind(1), strict=True))
-    return acts, {str(cfg.hook_name_write): y_hat}
+    return acts, dict(zip(sae.cfg.hooks_written, sae.parts(y_hat), strict=True))
 
 
 def _hooks(variant: Variant) -> list[str]:

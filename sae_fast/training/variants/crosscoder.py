@@ -75,13 +75,14 @@ class _SideBySide(Variant):
         return x
 
     def config(self) -> SAEConfig:
-        """Of an SAE over the activations side by side; `metadata["hook_names"]` and `["hook_widths"]` say which."""
-        about = {"hook_names": list(self.options.hook_names), "hook_widths": list(self.widths)}
+        """Of a crosscoder."""
         return SAEConfig(
             architecture=self.architecture,
             d_in=self.d_in,
             d_sae=self.d_sae,
-            metadata={"training_architecture": "crosscoder", **about, **self.about()},
+            hook_names=self.options.hook_names,
+            hook_widths=self.widths,
+            metadata={"training_architecture": "crosscoder", **self.about()},
             **self.config_fields(),
         )
 

@@ -30,6 +30,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "normalize_activations": "constant_scalar_rescale",
         "input_scale": 0.3,
     },
+    "crosscoder": {"architecture": "batchtopk", "hook_names": ("a", "b", "c"), "hook_widths": (1, 2, 3), "k": 2},
     "cross-layer": {"architecture": "jumprelu", "hook_names_out": ("a", "b", "c"), "d_out": 5, "skip": True},
 }
 by_kind = pytest.mark.parametrize("kind", list(CONFIGS))

@@ -120,6 +120,10 @@ def test_dictionary_learning_keeps_where_it_was_trained(tmp_path: Path) -> None:
     [
         ("gemma_scope", build(transcoder=True, skip=True), "Gemma Scope's format has no"),
         ("gemma_scope", build(hook_names_out=("a", "b")), "Gemma Scope's format has no"),
+        ("gemma_scope", build(hook_names=("a", "b")), "Gemma Scope's format has no"),
+        ("saelens", build(hook_names=("a", "b")), "hook_widths: expected what SAELens has an architecture for"),
+        ("sparsify", build("topk", k=4, hook_names=("a", "b")), "sparsify has no crosscoders"),
+        ("dictionary_learning", build(hook_names=("a", "b")), "dictionary_learning has no crosscoders"),
         ("sparsify", build(), "architecture: expected topk or groupmax for sparsify, got standard"),
         ("sparsify", build("abstopk", k=4), "got abstopk"),
         ("sparsify", build("topk", k=4, normalize_activations="layer_norm"), "sparsify has no input normalisation"),

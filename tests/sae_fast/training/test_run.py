@@ -301,7 +301,8 @@ def test_transcoders_of_one_and_of_several_layers(configure: Configure, tmp_path
     assert sorted(saes) == ["clt/layer-0", "clt/layer-1", "cross", "skip"]
     assert saes["clt/layer-0"].cfg.hook_names_out == tuple(writes)
     assert saes["clt/layer-1"].cfg.hook_names_out == (writes[1],)
-    assert saes["cross"].cfg.metadata["hook_names"] == writes
+    assert saes["cross"].cfg.hook_names == tuple(writes)
+    assert saes["cross"].cfg.hook_widths == (32, 32)
     for name, sae in saes.items():
         torch.testing.assert_close(sae_fast.load(tmp_path / "run" / "saes" / name).W_dec, sae.W_dec)
     results = json.loads((tmp_path / "run" / "run.json").read_text())["results"]

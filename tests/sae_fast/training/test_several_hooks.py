@@ -123,7 +123,7 @@ def test_a_crosscoder_is_the_papers(density: float) -> None:
 
 @pytest.mark.parametrize("name", ["crosscoder", "batchtopk_crosscoder"])
 def test_a_finished_crosscoder_reads_activations_side_by_side(name: str) -> None:
-    """In the LM's units, whatever the hooks' scales; hooks and widths are in its metadata."""
+    """In the LM's units, whatever the hooks' scales; it names its hooks and their widths."""
     scales = torch.tensor([0.5, 2.0, 0.25]).double().repeat_interleave(D)
     x = draw(N, L * D, seed=5).float() + 1
     kind = VARIANTS[name]
@@ -133,7 +133,7 @@ def test_a_finished_crosscoder_reads_activations_side_by_side(name: str) -> None
 
     sae = variant.to_sae(lambda: [(x, x)])
 
-    assert (sae.cfg.metadata["hook_names"], sae.cfg.metadata["hook_widths"]) == (list(READS), [D] * L)
+    assert (sae.cfg.hook_names, sae.cfg.hook_widths) == (READS, (D,) * L)
     acts = sae.encode(x)
     y_hat = (variant.decoded(acts.to_dense(), variant.scaled(x)) / scales.float()).detach()
     torch.testing.assert_close(sae.decode(acts), y_hat, rtol=1e-4, atol=1e-5)
