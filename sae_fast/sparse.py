@@ -178,6 +178,18 @@ class SparseActs:
         entries = torch.arange(shift.numel(), device=device) + shift
         return self._with_rows(pointer, entries, chosen)
 
+    def in_features(self, first: int, last: int) -> "SparseActs":
+        """The entries of the features from `first` to before `last`, of the same tokens and in the same shape."""
+        chosen = (self.col_indices >= first) & (self.col_indices < last)
+        pointer = torch.nn.functional.pad(chosen.cumsum(0), (1, 0))[self.crow_indices]
+        return replace(
+            self,
+            crow_indices=pointer,
+            col_indices=self.col_indices[chosen],
+            values=self.values[chosen],
+            entries_per_row=None,
+        )
+
     def flatten(self) -> "SparseActs":
         """The same activations with one leading dimension, `(n,)`."""
         return replace(self, leading=(self.shape[0],))

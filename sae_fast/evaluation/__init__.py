@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from sae_fast.evaluation.groupings import TokenClasses
     from sae_fast.evaluation.metrics import CrossEntropyStats, FeatureCounts, Metrics, ReconstructionStats
     from sae_fast.evaluation.result import Evaluation
-    from sae_fast.evaluation.run import evaluate, mean_activations, measure, n_passes, with_prefixes
+    from sae_fast.evaluation.run import evaluate, mean_activations, measure, n_passes
+    from sae_fast.evaluation.subjects import Measured
 
 _HOME = {
     "Batch": "batches",
@@ -21,6 +22,7 @@ _HOME = {
     "DatasetBatches": "batches",
     "Evaluation": "result",
     "FeatureCounts": "metrics",
+    "Measured": "subjects",
     "Metrics": "metrics",
     "ReconstructionStats": "metrics",
     "TokenClasses": "groupings",
@@ -28,7 +30,6 @@ _HOME = {
     "mean_activations": "run",
     "measure": "run",
     "n_passes": "run",
-    "with_prefixes": "run",
 }
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "DatasetBatches",
     "Evaluation",
     "FeatureCounts",
+    "Measured",
     "Metrics",
     "ReconstructionStats",
     "TokenClasses",
@@ -44,7 +46,6 @@ __all__ = [
     "mean_activations",
     "measure",
     "n_passes",
-    "with_prefixes",
 ]
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from sae_fast.corpus.batch import batches
 from sae_fast.corpus.tokens import TokenDataset
 from sae_fast.errors import ShapeError
-from sae_fast.evaluation.groupings import N_BLOCKS, N_BUCKETS, TokenClasses, blocks, position_buckets
+from sae_fast.evaluation.groupings import N_BLOCKS, N_BUCKETS, N_ROW_BLOCKS, TokenClasses, blocks, position_buckets
+from sae_fast.evaluation.sums import Grouping
 
 Batch = tuple[Tensor, Tensor, Tensor] | tuple[Tensor, Tensor, Tensor, Tensor]
 """`(token_ids int64 [b, p], counted bool [b, p], attention_mask [b, p])`, and as a fourth the number of the document that each
@@ -42,7 +43,7 @@ class Reading:
     """bool [b, p]: the next token is predicted from here and counted: p is a real token and p + 1 a counted one."""
     documents: Tensor
     cells: dict[str, Tensor]
-    """int64 [b, p] by grouping."""
+    """int64 [b, p] by grouping; see `Sums`."""
 
     def of_tokens(self) -> dict[str, Tensor]:
         """Cells of the counted tokens `[n]`."""
@@ -53,10 +54,10 @@ class Reading:
         return {grouping: cell[:, 1:][self.predicts[:, :-1]] for grouping, cell in self.cells.items()}
 
 
-def n_cells(classes: TokenClasses | None) -> dict[str, int]:
-    """Groupings, with how many cells they have."""
-    found = {"block": N_BLOCKS, "position": N_BUCKETS}
-    return found if classes is None else found | {"class": len(classes.names)}
+def groupings(classes: TokenClasses | None) -> dict[str, Grouping]:
+    """All tokens; and, in fewer blocks, by position and class."""
+    found = {"block": Grouping(1, N_BLOCKS), "position": Grouping(N_BUCKETS, N_ROW_BLOCKS)}
+    return found if classes is None else found | {"class": Grouping(len(classes.names), N_ROW_BLOCKS)}
 
 
 def reading(batch: Batch, first_document: int, classes: TokenClasses | None) -> Reading:
@@ -75,7 +76,8 @@ def reading(batch: Batch, first_document: int, classes: TokenClasses | None) -> 
         raise ShapeError("batch", expected=f"a document number of each context, [{len(token_ids)}]", got=list(documents.shape))
     predicts = torch.zeros_like(counted)
     predicts[:, :-1] = counted[:, 1:] & mask[:, :-1].bool()
-    cells = {"block": blocks(documents)[:, None].expand_as(token_ids), "position": position_buckets(mask)}
+    block = blocks(documents)[:, None].expand_as(token_ids)
+    cells = {"block": block, "position": position_buckets(mask) * N_ROW_BLOCKS + block % N_ROW_BLOCKS}
     if classes is not None:
-        cells["class"] = classes.of_token[token_ids]
+        cells["class"] = classes.of_token[token_ids] * N_ROW_BLOCKS + block % N_ROW_BLOCKS
     return Reading(token_ids, counted, mask, predicts, documents, cells)

@@ -48,7 +48,7 @@ def definitions(report: EvaluationReport) -> str:
     entries["intervals"] = ("95 % interval", drawn if report.n_blocks > 1 else "Not given: all texts are of one document.")
     alone = (
         "As if the tokens of that position or class were all there are; ΔCE is that of predicting them. Position 0 begins a "
-        "context."
+        "context. Below each number its 95 % interval, by drawing 100 blocks of documents again."
     )
     entries["breakdowns"] = ("position, class", alone)
     items = "\n".join(f'<dt id="{name}">{words}</dt><dd>{text}</dd>' for name, (words, text) in entries.items())

@@ -10,6 +10,8 @@ from torch import Tensor
 
 N_BLOCKS = 500
 """Documents are dealt out to so many blocks, which are what intervals draw from."""
+N_ROW_BLOCKS = 100
+"""The same for each row of a breakdown, fewer to bound memory: each is five of the others."""
 N_BUCKETS = 24
 """Of positions: 0, 1, 2 to 3, 4 to 7, and so on, up to contexts of 8,388,608 tokens."""
 

@@ -259,8 +259,15 @@ def next_token_losses(
         losses.append(-as_double(log_p.gather(1, target[:, None])[:, 0]))
         if clean_logits is not None:
             clean = functional.log_softmax(clean_logits.reshape(-1, d_vocab)[part].float(), dim=-1)
-            divergences.append(as_double(functional.kl_div(log_p, clean, reduction="none", log_target=True).sum(-1)))
+            divergences.append(as_double(_divergence(log_p, clean)))
     return torch.cat(losses), torch.cat(divergences) if clean_logits is not None else None
+
+
+def _divergence(log_p: Tensor, clean: Tensor) -> Tensor:
+    """KL(clean ‖ p) `[n]`; tokens that neither can give (logits of -inf) add nothing."""
+    parts = functional.kl_div(log_p, clean, reduction="none", log_target=True)
+    total = parts.sum(-1)
+    return parts.nan_to_num(nan=0.0, posinf=torch.inf).sum(-1) if bool(total.isnan().any()) else total
 
 
 def recovered(ce_ablated: float | None, ce_sae: float | None, ce_clean: float | None) -> float | None:

@@ -4,7 +4,7 @@
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ KIND = "sae_fast.evaluation"
 FILE = "evaluation.json"
 
 Row = dict[str, Any]
+"""Metrics of some tokens, a hook or a layer: its `name`, numbers by name, and `intervals` as of an SAE."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class SaeReport:
     name: str
     source: str
     hook_name: str
+    """Where it reads; the first of `hooks_in`."""
     hooks_out: list[str]
     """Where it writes, and is compared."""
     architecture: str
@@ -46,6 +48,11 @@ class SaeReport:
     """Features by log10 of the share of tokens on which they are active: 8 bins a decade from 1e-6 to 1, rarer in the first."""
     by_position: list[Row]
     by_class: list[Row]
+    by_hook: list[Row] = field(default_factory=list)
+    """Reconstruction at each hook where it writes at several."""
+    by_layer: list[Row] = field(default_factory=list)
+    """Sparsity of each SAE where several are measured as one."""
+    hooks_in: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class EvaluationReport:
     resamples: int
     saes: tuple[SaeReport, ...]
     notes: tuple[str, ...] = ()
-    """What a reader must know: SAEs whose prefixes are not reported, and why."""
+    """What a reader must know beside the numbers."""
 
     def __getitem__(self, name: str) -> SaeReport:
         for sae in self.saes:
@@ -118,7 +125,7 @@ class EvaluationReport:
 
 
 def _report(content: dict[str, Any]) -> EvaluationReport:
-    given = {field.name: content[field.name] for field in fields(EvaluationReport)}
+    given = {one.name: content[one.name] for one in fields(EvaluationReport)}
     for name, kind in (("model", str), ("corpus", str), ("dtype", str), ("n_tokens", int), ("n_documents", int)):
         _require(name, given[name], kind)
     given["saes"] = tuple(_sae(one) for one in content["saes"])
@@ -134,11 +141,20 @@ def _sae(content: dict[str, Any]) -> SaeReport:
         _require(name, getattr(sae, name), str)
     for name in ("d_in", "d_sae", "n_not_seen", "n_dense"):
         _require(name, getattr(sae, name), int)
-    numbers = [*sae.metrics.values(), *(end for ends in sae.intervals.values() for end in ends or ())]
-    rows = [value for row in (*sae.by_position, *sae.by_class) for name, value in row.items() if name != "name"]
-    if any(isinstance(value, bool) or not isinstance(value, int | float | None) for value in (*numbers, *rows, *sae.density)):
+    numbers = [*sae.metrics.values(), *_ends(sae.intervals), *sae.density]
+    for row in (*sae.by_position, *sae.by_class, *sae.by_hook, *sae.by_layer):
+        _require("name of a row", row["name"], str)
+        numbers += [value for key, value in row.items() if key not in ("name", "intervals")] + _ends(row.get("intervals", {}))
+    if any(isinstance(value, bool) or not isinstance(value, int | float | None) for value in numbers):
         raise TypeError(f"a number of {sae.name} is something else")
     return sae
+
+
+def _ends(intervals: dict[str, list[float] | None]) -> list[Any]:
+    pairs = [ends for ends in intervals.values() if ends is not None]
+    if any(len(ends) != 2 for ends in pairs):
+        raise ValueError("an interval is no pair")
+    return [end for ends in pairs for end in ends]
 
 
 def _require(name: str, value: object, kind: type) -> None:

@@ -1,6 +1,6 @@
 """What an evaluation found: sums, and the numbers that follow from them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,27 +9,58 @@ from torch import Tensor
 
 from sae_fast.errors import MismatchError
 from sae_fast.evaluation.groupings import bucket_name
-from sae_fast.evaluation.metrics import FeatureCounts, Metrics
-from sae_fast.evaluation.sums import Sums, metrics_of
+from sae_fast.evaluation.metrics import DENSE, FeatureCounts, Metrics
+from sae_fast.evaluation.resampling import RESAMPLES, Interval, draws, interval
+from sae_fast.evaluation.sums import Sums, metrics_of, reconstruction_of, sparsity_of
 
 Hooks = tuple[str, ...]
 """Where an SAE writes: one hook, or those of a cross-layer transcoder."""
-Values = dict[str, float | None]
-Interval = tuple[float, float] | None
+Row = dict[str, Any]
+Totals = Callable[[Tensor], dict[str, Tensor]]
+"""Sums `[n_rows, r]` by name, from weights on blocks `[r, n_blocks]`."""
 
-LEVEL = 0.95
-RESAMPLES = 1000
+
+@dataclass(eq=False)
+class LayerSums:
+    """Sums of one SAE of several that are measured together."""
+
+    sums: Sums
+    features: FeatureCounts
+
+    def merge(self, other: "LayerSums") -> None:
+        """Add what `other` has seen."""
+        self.sums.merge(other.sums)
+        self.features.merge(other.features)
 
 
 @dataclass(eq=False)
 class SaeSums:
-    """Sums of one SAE."""
+    """Sums of one SAE, of a prefix of it, or of several SAEs together."""
 
     hooks: Hooks
     target: str
     """What it is compared with: a key of `Evaluation.targets`."""
     sums: Sums
-    features: FeatureCounts
+    layers: dict[str, LayerSums]
+    """Of each SAE by its name; one without a name where it is only one."""
+    n_features: int
+    prefix_of: str | None = None
+    """Of a prefix of a matryoshka SAE: the name of the whole."""
+    by_hook: dict[str, tuple[str, Sums]] = field(default_factory=dict)
+    """Where it writes at several hooks: what it is compared with at each, and its sums there."""
+
+    @property
+    def counts(self) -> Tensor:
+        """int64 `[n_features]`: tokens on which each feature is non-zero."""
+        return torch.cat([layer.features.counts for layer in self.layers.values()])[: self.n_features]
+
+    def merge(self, other: "SaeSums") -> None:
+        """Add what `other` has seen."""
+        self.sums.merge(other.sums)
+        for name, layer in self.layers.items():
+            layer.merge(other.layers[name])
+        for hook, (_, sums) in self.by_hook.items():
+            sums.merge(other.by_hook[hook][1])
 
 
 @dataclass(eq=False)
@@ -61,8 +92,7 @@ class Evaluation:
                 "evaluations that ablate to other means cannot be merged", advice="Give measure(…, means=…) the same ones"
             )
         for name, one in self.saes.items():
-            one.sums.merge(other.saes[name].sums)
-            one.features.merge(other.saes[name].features)
+            one.merge(other.saes[name])
         self.clean.merge(other.clean)
         for target, sums in self.targets.items():
             sums.merge(other.targets[target])
@@ -79,67 +109,123 @@ class Evaluation:
 
         None where there are fewer than two blocks, or a metric is undefined.
         """
-        n_tokens = self.targets[self.saes[name].target].of["block"]["n"]
-        used = (n_tokens > 0).nonzero()[:, 0]
-        drawn = _draws(len(used), resamples, seed)
-        weights = torch.zeros(resamples, len(n_tokens), dtype=torch.float64)
-        weights[:, used] = drawn
-        found = metrics_of(self._totals(name, "block", weights))
-        return {metric: _interval(values) if len(used) > 1 else None for metric, values in found.items()}
+        return self._drawn("block", self._totals(name, "block"), metrics_of, seed, resamples)[0]
 
-    def by_position(self, name: str) -> list[dict[str, Any]]:
-        """Metrics of the tokens at 0, 1, 2 to 3, 4 to 7, … real tokens from the start of their context, where there are any."""
-        return self._table(name, "position", bucket_name)
+    def by_position(self, name: str, seed: int = 0, resamples: int = RESAMPLES) -> list[Row]:
+        """Metrics of the tokens at 0, 1, 2 to 3, 4 to 7, … real tokens from the start of their context, where there are any.
 
-    def by_class(self, name: str) -> list[dict[str, Any]]:
-        """Metrics of the tokens of each class, where there are any; none if the evaluation knew no classes."""
-        return self._table(name, "class", self.class_names.__getitem__) if self.class_names else []
+        `row["intervals"]` are those of its metrics, by the same draws for every row and SAE.
+        """
+        return self._table(name, "position", bucket_name, seed, resamples)
+
+    def by_class(self, name: str, seed: int = 0, resamples: int = RESAMPLES) -> list[Row]:
+        """The same of the tokens of each class; none if the evaluation knew no classes."""
+        return self._table(name, "class", self.class_names.__getitem__, seed, resamples) if self.class_names else []
+
+    def by_hook(self, name: str, seed: int = 0, resamples: int = RESAMPLES) -> list[Row]:
+        """Reconstruction at each hook, of what writes at several; none of what writes at one."""
+        found = []
+        for hook, (target, sums) in self.saes[name].by_hook.items():
+            totals = _union(self.targets[target], sums)
+            found.append({"name": hook, **self._row(totals, reconstruction_of, seed, resamples)})
+        return found
+
+    def by_layer(self, name: str, seed: int = 0, resamples: int = RESAMPLES) -> list[Row]:
+        """Sparsity of each of the SAEs that are measured together; none of one SAE."""
+        one, found = self.saes[name], []
+        n_tokens = _union(self.targets[one.target])
+        for layer, own in one.layers.items() if len(one.layers) > 1 else ():
+            counts = own.features.counts
+            n_dense = int((counts > DENSE * own.features.n_tokens).sum())
+            known = {"name": layer, "d_sae": len(counts), "n_not_seen": int((counts == 0).sum()), "n_dense": n_dense}
+            totals = _union(own.sums)
+
+            def both(weights: Tensor, totals: Totals = totals) -> dict[str, Tensor]:
+                return totals(weights) | {"n": n_tokens(weights)["n"]}
+
+            found.append(known | self._row(both, sparsity_of, seed, resamples))
+        return found
 
     def n_blocks(self) -> int:
-        """Blocks of documents with counted tokens: what intervals draw from."""
-        return int((next(iter(self.targets.values())).of["block"]["n"] > 0).sum())
-
-    def _table(self, name: str, grouping: str, label: Any) -> list[dict[str, Any]]:
-        total = self._totals(name, grouping)
-        found = metrics_of(total)
-        return [
-            {
-                "name": label(cell),
-                "n_tokens": int(total["n"][cell]),
-                "n_predictions": int(total["n_predictions"][cell]),
-                **{metric: _number(values[cell]) for metric, values in found.items()},
-            }
-            for cell in (total["n"] > 0).nonzero()[:, 0].tolist()
-        ]
+        """Blocks of documents with counted tokens: what intervals of totals draw from."""
+        return int((self._n_tokens("block") > 0).sum())
 
     def _metrics(self, name: str) -> Metrics:
-        whole = torch.ones(1, self.clean.n_cells["block"], dtype=torch.float64)
-        total = self._totals(name, "block", whole)
-        values: Any = {metric: _number(value[0]) for metric, value in metrics_of(total).items()}
-        counts = self.saes[name].features.counts
+        total = self._totals(name, "block")(self._ones("block"))
+        values: Any = {metric: _number(value[0, 0]) for metric, value in metrics_of(total).items()}
         return Metrics(
-            n_tokens=int(total["n"]), n_predictions=int(total["n_predictions"]), feature_counts=counts.clone(), **values
+            n_tokens=int(total["n"]),
+            n_predictions=int(total["n_predictions"]),
+            feature_counts=self.saes[name].counts.clone(),
+            **values,
         )
 
-    def _totals(self, name: str, grouping: str, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def _table(self, name: str, grouping: str, label: Callable[[int], str], seed: int, resamples: int) -> list[Row]:
+        totals = self._totals(name, grouping)
+        total = totals(self._ones(grouping))
+        found = metrics_of(total)
+        intervals = self._drawn(grouping, totals, metrics_of, seed, resamples)
+        return [
+            {
+                "name": label(row),
+                "n_tokens": int(total["n"][row]),
+                "n_predictions": int(total["n_predictions"][row]),
+                **{metric: _number(values[row, 0]) for metric, values in found.items()},
+                "intervals": intervals[row],
+            }
+            for row in (total["n"][:, 0] > 0).nonzero()[:, 0].tolist()
+        ]
+
+    def _row(self, totals: Totals, metrics: Any, seed: int, resamples: int) -> Row:
+        """Metrics over all tokens, with their intervals."""
+        values = metrics(totals(self._ones("block")))
+        numbers = {metric: _number(value[0, 0]) for metric, value in values.items()}
+        return {**numbers, "intervals": self._drawn("block", totals, metrics, seed, resamples)[0]}
+
+    def _drawn(self, grouping: str, totals: Totals, metrics: Any, seed: int, resamples: int) -> dict[int, dict[str, Interval]]:
+        """Intervals of each row that has a token."""
+        n_tokens = self._n_tokens(grouping)
+        values = metrics(totals(draws(n_tokens.sum(0), resamples, seed)))
+        # Tokens of one block alone are drawn together or not at all, which says nothing.
+        n_blocks = (n_tokens > 0).sum(1)
+        return {
+            row: {metric: interval(value[row]) if n_blocks[row] > 1 else None for metric, value in values.items()}
+            for row in n_blocks.nonzero()[:, 0].tolist()
+        }
+
+    def _n_tokens(self, grouping: str) -> Tensor:
+        """float64 `[n_rows with tokens, n_blocks]`: counted tokens."""
+        sums = next(iter(self.targets.values()))
+        return sums.of[grouping]["n"].reshape(-1, sums.groupings[grouping].n_blocks)
+
+    def _ones(self, grouping: str) -> Tensor:
+        """The weights of what was found itself."""
+        return torch.ones(1, self.clean.groupings[grouping].n_blocks, dtype=torch.float64)
+
+    def _totals(self, name: str, grouping: str) -> Totals:
         one = self.saes[name]
-        total: dict[str, Tensor] = {}
-        for sums in (self.targets[one.target], self.clean, self.ablated[one.hooks], one.sums):
-            total |= sums.scalars(grouping, weights)
-        return total
+        own = _union(self.targets[one.target], self.clean, self.ablated[one.hooks], one.sums, grouping=grouping)
+        if not one.by_hook:
+            return own
+        parts = [_union(self.targets[target], grouping=grouping) for target, _ in one.by_hook.values()]
+
+        def totals(weights: Tensor) -> dict[str, Tensor]:
+            shifts = [part(weights)["shift_squared"] for part in parts]
+            return own(weights) | {"shift_squared": torch.stack(shifts).sum(0)}
+
+        return totals
 
 
-def _draws(n: int, resamples: int, seed: int) -> Tensor:
-    """float64 `[resamples, n]`: how often each of n blocks is drawn in n draws with replacement."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(n, (resamples, n), generator=generator)
-    return torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(1, chosen, torch.ones(resamples, n, dtype=torch.float64))
+def _union(*all_sums: Sums, grouping: str = "block") -> Totals:
+    """The totals of several sums of different names."""
 
+    def totals(weights: Tensor) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for sums in all_sums:
+            found |= sums.scalars(grouping, weights)
+        return found
 
-def _interval(values: Tensor) -> Interval:
-    tail = (1 - LEVEL) / 2
-    low, high = torch.nanquantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
-    return None if low != low or high != high else (low, high)
+    return totals
 
 
 def _number(value: Tensor) -> float | None:

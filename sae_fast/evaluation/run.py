@@ -1,7 +1,7 @@
 """Evaluate SAEs on batches of tokens: reconstruction, and cross entropy with each SAE spliced into the LM.
 
 The batches are read twice: for the mean activation at each hook where an SAE writes; then for everything else, with one pass of
-the LM as it is, one for each SAE, and two for each hook, with zeros and with the mean.
+the LM as it is, one for each SAE and prefix, and two for each hook, with zeros and with the mean.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,35 +9,39 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from sae_fast.config import THRESHOLD_ARCHITECTURES
-from sae_fast.errors import ArgumentError, NonFiniteError, ShapeError
-from sae_fast.evaluation.batches import Batch, Reading, n_cells, reading
+from sae_fast.errors import ArgumentError, NonFiniteError
+from sae_fast.evaluation.batches import Batch, Reading, reading
 from sae_fast.evaluation.groupings import TokenClasses
-from sae_fast.evaluation.metrics import FeatureCounts, MeanStats, Metrics, as_double, next_token_losses
-from sae_fast.evaluation.result import Evaluation, SaeSums
+from sae_fast.evaluation.metrics import MeanStats, Metrics, next_token_losses
+from sae_fast.evaluation.recording import add_reconstruction, add_target, begin
+from sae_fast.evaluation.result import Evaluation
+from sae_fast.evaluation.subjects import Measured, Subject, put, require_fit, subjects, written_hooks
 from sae_fast.evaluation.sums import Sums
 from sae_fast.lm.interface import Edit, LanguageModel
-from sae_fast.lm.splice import Place, places, sae_input
-from sae_fast.sae import SAE
-from sae_fast.sparse import SparseActs
 
 Advance = Callable[[int], object]
 """Called with the number of passes of the LM made since the last call; `n_passes` tells how many there will be."""
 
 
 def evaluate(
-    lm: LanguageModel, saes: Mapping[str, SAE], batches: Iterable[Batch], progress: Advance | None = None
+    lm: LanguageModel,
+    saes: Mapping[str, Measured],
+    batches: Iterable[Batch],
+    progress: Advance | None = None,
+    *,
+    prefixes: bool = False,
 ) -> dict[str, Metrics]:
     """The metrics of each SAE on the counted tokens of `batches`. Arguments and errors: `measure`."""
-    return measure(lm, saes, batches, progress=progress).metrics()
+    return measure(lm, saes, batches, prefixes=prefixes, progress=progress).metrics()
 
 
 @torch.no_grad()
 def measure(
     lm: LanguageModel,
-    saes: Mapping[str, SAE],
+    saes: Mapping[str, Measured],
     batches: Iterable[Batch],
     *,
+    prefixes: bool = False,
     classes: TokenClasses | None = None,
     means: Mapping[str, Tensor] | None = None,
     progress: Advance | None = None,
@@ -46,10 +50,11 @@ def measure(
 
     Args:
         lm: the language model that the SAEs belong to, on the same device as they are.
-        saes: SAEs by name. They read at `cfg.hook_name`; they are compared and spliced where they write, a layer of a
-            cross-layer transcoder at all its hooks at once. `with_prefixes` adds the prefixes of matryoshka SAEs.
+        saes: SAEs by name; instead of an SAE several by name, as the layers of a cross-layer transcoder, to be measured as
+            one. They are compared and spliced where they write, at all hooks at once.
         batches: see `Batch`. Read twice unless `means` is given, so a list or another iterable that can be iterated over again,
             not a generator. Counted tokens must be real ones.
+        prefixes: also measure the prefixes of matryoshka SAEs, as `name[:n_features]`.
         classes: also keep the sums apart by these classes of tokens.
         means: float64 [d] by hook where an SAE writes: what mean ablation puts there, instead of the mean over `batches`. Parts
             that are to be merged need the same ones: `mean_activations` over all of them.
@@ -60,10 +65,11 @@ def measure(
             second reading.
         HookNotFoundError: the LM lacks the hook of an SAE.
         ShapeError: an SAE's width is not that of its hook, or a batch is not as described.
-        NonFiniteError: an SAE's reconstruction is not finite.
+        NonFiniteError: a weight is NaN, or an activation, a reconstruction or a logit is NaN or infinite.
     """
     advance = progress or (lambda n: None)
-    probes = _probes(lm, saes)
+    found = subjects(saes, prefixes)
+    require_fit(lm, found)
     if isinstance(batches, Iterator) and means is None:
         raise ArgumentError(
             "batches",
@@ -73,9 +79,8 @@ def measure(
         )
     n_counted = None
     if means is None:
-        hooks = list(dict.fromkeys(hook for probe in probes.values() for hook in probe.place.writes))
-        means, n_counted = _means(lm, hooks, batches, advance)
-    session = _Session(lm, probes, means, classes)
+        means, n_counted = _means(lm, written_hooks(found), batches, advance)
+    session = _Session(lm, found, means, classes)
     for batch in batches:
         session.read(batch)
         advance(session.n_passes)
@@ -93,82 +98,26 @@ def mean_activations(
     return _means(lm, list(hooks), batches, progress or (lambda n: None))[0]
 
 
-def n_passes(saes: Mapping[str, SAE], n_batches: int) -> int:
-    """How many passes of the LM `measure` makes."""
-    return n_batches * (1 + _passes([places(sae)[0] for sae in saes.values()]))
-
-
-def with_prefixes(saes: Mapping[str, SAE]) -> dict[str, SAE]:
-    """The SAEs, each matryoshka SAE followed by its prefixes as SAEs of their own, named `name[:n_features]`.
-
-    Only of architectures with thresholds: where features compete for k places, a prefix is another SAE than what was trained,
-    and is left out.
-    """
-    found: dict[str, SAE] = {}
-    for name, sae in saes.items():
-        found[name] = sae
-        if sae.cfg.group_sizes is not None and sae.cfg.architecture in THRESHOLD_ARCHITECTURES:
-            for n_groups in range(1, len(sae.cfg.group_sizes)):
-                part = sae.prefix(n_groups)
-                found[f"{name}[:{part.cfg.d_sae}]"] = part
-    return found
-
-
-class _Probe:
-    """One SAE, where it reads and writes."""
-
-    def __init__(self, sae: SAE, place: Place) -> None:
-        self.sae, self.place = sae, place
-        self.target = " ".join((*place.writes, "centred" if sae.cfg.centred else "")).rstrip()
-
-    def reconstruct(self, found: Mapping[str, Tensor], counted: Tensor) -> tuple[SparseActs, Tensor, Tensor, dict[str, Tensor]]:
-        """(activations, y and ŷ `[n, d_out of all hooks]`, replacements `[n, d_out]` by hook) of the counted tokens.
-
-        Skip terms and what a temporal SAE predicts are part of a reconstruction. An SAE of a centred stream is compared with
-        the centred stream, and its replacement has the mean put back.
-        """
-        sae, hooks = self.sae, self.place.writes
-        there = [found[hook][counted.to(found[hook].device)] for hook in hooks]
-        x = sae_input(sae, found[self.place.read], self.place.read)
-        is_temporal = sae.cfg.temporal is not None
-        x = x if is_temporal else x[counted.to(x.device)]
-        acts = sae.encode(x)
-        y_hat, skipped = sae.decode(acts), sae.skip(x)
-        y_hat = y_hat if skipped is None else y_hat + skipped
-        if is_temporal:
-            acts, y_hat = acts.rows(counted.to(y_hat.device)), y_hat[counted.to(y_hat.device)]
-        target = [sae_input(sae, y, hook).to(y_hat.device) for y, hook in zip(there, hooks, strict=True)]
-        parts = y_hat.reshape(len(y_hat), len(hooks), -1).unbind(1)
-        replacements = {hook: part + (y.to(part) - t) for hook, part, y, t in zip(hooks, parts, there, target, strict=True)}
-        return acts, torch.cat(target, 1), y_hat.flatten(1), replacements
-
-    def reference(self, means: Mapping[str, Tensor]) -> Tensor:
-        """float64 [d_out of all hooks]: what the spread of y is summed about."""
-        return torch.cat([as_double(sae_input(self.sae, means[hook], hook)).cpu() for hook in self.place.writes])
+def n_passes(saes: Mapping[str, Measured], n_batches: int, *, prefixes: bool = False, means_known: bool = False) -> int:
+    """How many passes of the LM `measure` makes; `means_known`: it is given `means`."""
+    return n_batches * ((not means_known) + _passes(subjects(saes, prefixes)))
 
 
 class _Session:
     """The sums of an evaluation while they grow."""
 
     def __init__(
-        self, lm: LanguageModel, probes: Mapping[str, _Probe], means: Mapping[str, Tensor], classes: TokenClasses | None
+        self, lm: LanguageModel, found: list[Subject], means: Mapping[str, Tensor], classes: TokenClasses | None
     ) -> None:
-        cells = n_cells(classes)
-        self.lm, self.probes, self.classes = lm, probes, classes
+        self.lm, self.subjects, self.classes = lm, found, classes
         self.n_batches = self.n_counted = self.n_contexts = 0
-        self.references = {probe.target: probe.reference(means) for probe in probes.values()}
-        self.result = Evaluation(
-            means=dict(means),
-            saes={
-                name: SaeSums(probe.place.writes, probe.target, Sums(cells), FeatureCounts(probe.sae.cfg.d_sae))
-                for name, probe in probes.items()
-            },
-            targets={probe.target: Sums(cells) for probe in probes.values()},
-            clean=Sums(cells),
-            ablated={hooks: Sums(cells) for hooks in dict.fromkeys(probe.place.writes for probe in probes.values())},
-            class_names=() if classes is None else classes.names,
-        )
-        self.n_passes = _passes([probe.place for probe in probes.values()])
+        self.references = {
+            subject.target_at(hook): mean.cpu()
+            for subject in found
+            for hook, mean in subject.wanted({hook: means[hook] for hook in subject.writes}).items()
+        }
+        self.result = begin(found, means, classes)
+        self.n_passes = _passes(found)
 
     def read(self, batch: Batch) -> None:
         """Add one batch."""
@@ -178,18 +127,22 @@ class _Session:
             return
         self.n_counted += int(now.counted.sum())
         self.result.documents.update(now.documents[now.counted.any(1)].tolist())
-        found, clean_logits = self._clean(now)
+        found, clean = self._clean(now)
+        there = {hook: activation[now.counted.to(activation.device)] for hook, activation in found.items()}
         seen: set[str] = set()
-        for name, probe in self.probes.items():
-            acts, y, y_hat, replacements = probe.reconstruct(found, now.counted)
-            if probe.target not in seen:
-                seen.add(probe.target)
-                _add_target(self.result.targets[probe.target], now, y, self.references[probe.target])
-            _add_reconstruction(self.result.saes[name], name, now, acts, y, y_hat)
-            self._splice(now, clean_logits, self.result.saes[name].sums, "sae", replacements)
+        for subject in self.subjects:
+            wanted = subject.wanted(there)
+            add_target(self.result, subject, now.of_tokens(), wanted, self.references, seen)
+            for made in subject.reconstructions(found, now.counted):
+                one = self.result.saes[made.name]
+                add_reconstruction(one, made, now.of_tokens(), wanted)
+                logits = subject.spliced(self.lm, now, found, made)
+                self._compare(now, clean, logits, one.sums, "sae", f"SAE {made.name!r} spliced in")
         for hooks, sums in self.result.ablated.items():
-            self._splice(now, clean_logits, sums, "zero_ablation", dict.fromkeys(hooks, torch.zeros(())))
-            self._splice(now, clean_logits, sums, "mean_ablation", {hook: self.result.means[hook] for hook in hooks})
+            for way, values in (("zero", dict.fromkeys(hooks, torch.zeros(()))), ("mean", self.result.means)):
+                edits = {hook: put(values[hook], now.counted) for hook in hooks}
+                logits = self.lm.logits(now.token_ids, now.mask, edits)
+                self._compare(now, clean, logits, sums, f"{way}_ablation", f"{way} ablation at {', '.join(hooks)}")
 
     def _clean(self, now: Reading) -> tuple[dict[str, Tensor], Tensor]:
         found: dict[str, Tensor] = {}
@@ -201,84 +154,28 @@ class _Session:
 
             return keep
 
-        hooks = dict.fromkeys(hook for p in self.probes.values() for hook in (p.place.read, *p.place.writes))
+        hooks = dict.fromkeys(hook for subject in self.subjects for hook in (*subject.reads, *subject.writes))
         logits = self.lm.logits(now.token_ids, now.mask, {hook: keep_at(hook) for hook in hooks})
         losses, _ = next_token_losses(logits, now.token_ids, now.predicts)
+        _require_finite(losses, "the language model as it is")
         self.result.clean.add(now.of_predictions(), n_predictions=torch.ones_like(losses), nll_clean=losses)
         return found, logits
 
-    def _splice(self, now: Reading, clean: Tensor, sums: Sums, way: str, replacements: Mapping[str, Tensor]) -> None:
-        edits = {hook: _put(new, now.counted) for hook, new in replacements.items()}
-        losses, divergences = next_token_losses(
-            self.lm.logits(now.token_ids, now.mask, edits), now.token_ids, now.predicts, clean
-        )
+    def _compare(self, now: Reading, clean: Tensor, logits: Tensor, sums: Sums, way: str, who: str) -> None:
+        losses, divergences = next_token_losses(logits, now.token_ids, now.predicts, clean)
         assert divergences is not None
+        _require_finite(losses + divergences, f"the language model with {who}")
         sums.add(now.of_predictions(), **{f"nll_{way}": losses, f"kl_{way}": divergences})
 
 
-def _add_target(sums: Sums, now: Reading, y: Tensor, reference: Tensor) -> None:
-    wide = as_double(y)
-    shift = wide - reference.to(wide.device)
-    norm = wide.norm(dim=1)
-    sums.add(
-        now.of_tokens(),
-        n=torch.ones_like(norm),
-        n_directed=norm > 0,
-        shift=shift,
-        deviation=shift.square().sum(1),
-        energy=wide.square().sum(1),
-        norm_in=norm,
-    )
+def _require_finite(losses: Tensor, who: str) -> None:
+    if not bool(losses.isfinite().all()):
+        raise NonFiniteError(f"{who}: its cross entropy is NaN or infinite")
 
 
-def _add_reconstruction(one: SaeSums, name: str, now: Reading, acts: SparseActs, y: Tensor, y_hat: Tensor) -> None:
-    y, y_hat = as_double(y), as_double(y_hat)
-    error, dot = (y - y_hat).square().sum(1), (y * y_hat).sum(1)
-    if not bool(error.isfinite().all()):
-        raise NonFiniteError(f"SAE {name!r}: its reconstruction has NaN or infinite values")
-    norm_in, norm_out = y.norm(dim=1), y_hat.norm(dim=1)
-    both = norm_in * norm_out
-    one.features.update(acts)
-    one.sums.add(
-        now.of_tokens(),
-        error=error,
-        dot=dot,
-        energy_out=y_hat.square().sum(1),
-        norm_out=norm_out,
-        cosine=torch.where(both > 0, dot / both, 0.0),
-        norm_ratio=torch.where(norm_in > 0, norm_out / norm_in, 0.0),
-        l0=_per_token(acts, acts.values != 0).to(y.device),
-        l1=_per_token(acts, as_double(acts.values).abs()).to(y.device),
-    )
-
-
-def _per_token(acts: SparseActs, values: Tensor) -> Tensor:
-    """float64 [n]: sums over the stored entries of each token."""
-    running = torch.nn.functional.pad(values.double().cumsum(0), (1, 0))
-    return running[acts.crow_indices[1:].to(running.device)] - running[acts.crow_indices[:-1].to(running.device)]
-
-
-def _probes(lm: LanguageModel, saes: Mapping[str, SAE]) -> dict[str, _Probe]:
-    if not saes:
-        raise ArgumentError("saes", expected="at least one SAE", got="none")
-    probes = {}
-    for name, sae in saes.items():
-        if sae.cfg.hook_name is None:
-            raise ArgumentError(f"SAE {name!r}: hook_name", expected="the hook that it reads", got=None)
-        (place,) = places(sae)
-        probes[name] = _Probe(sae, place)
-        for width, hook in (("d_in", place.read), *(("d_out", hook) for hook in place.writes)):
-            if getattr(sae.cfg, width) != lm.d_hook(hook):
-                raise ShapeError(
-                    f"SAE {name!r}: {width}", expected=f"{lm.d_hook(hook)}, the width at {hook}", got=getattr(sae.cfg, width)
-                )
-    return probes
-
-
-def _passes(found: Iterable[Place]) -> int:
+def _passes(found: list[Subject]) -> int:
     """Passes of the LM over one batch once the means are known: as it is, with each SAE, and both ablations of each place."""
-    written = [place.writes for place in found]
-    return 1 + len(written) + 2 * len(set(written))
+    return 1 + sum(len(subject.names) for subject in found) + 2 * len({subject.writes for subject in found})
 
 
 def _means(lm: LanguageModel, hooks: list[str], batches: Iterable[Batch], advance: Advance) -> tuple[dict[str, Tensor], int]:
@@ -293,20 +190,12 @@ def _means(lm: LanguageModel, hooks: list[str], batches: Iterable[Batch], advanc
                 stats[hook].update(activation[now.counted.to(activation.device)])
         advance(1)
     _require_tokens(n_counted, n_batches)
+    for hook, one in stats.items():
+        if not bool(one.mean.isfinite().all()):
+            raise NonFiniteError(f"the language model's activations at {hook} have NaN or infinite values")
     return {hook: stats[hook].mean.cpu() for hook in hooks}, n_counted
 
 
 def _require_tokens(n_counted: int, n_batches: int) -> None:
     if not n_counted:
         raise ArgumentError("batches", expected="at least one counted token", got=f"none in {n_batches} batches")
-
-
-def _put(value: Tensor, counted: Tensor) -> Edit:
-    """An edit that puts `value` ([n, d], [d] or a scalar) at the counted tokens and leaves the others as they are."""
-
-    def edit(activation: Tensor) -> Tensor:
-        new = activation.clone()
-        new[counted.to(new.device)] = value.to(new)
-        return new
-
-    return edit

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from html import escape
 
 from sae_fast.evaluation.frontier import colour_of
-from sae_fast.evaluation.report import EvaluationReport, SaeReport
+from sae_fast.evaluation.report import EvaluationReport, Row, SaeReport
 
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
@@ -59,7 +59,7 @@ def breakdown(report: EvaluationReport, which: str, metric: str) -> str:
     )
     body = "\n".join(
         f'<tr><th scope="row">{n} {escape(sae.name)}</th>'
-        + "".join(f'<td class="number">{number(found.get(name, {}).get(metric))}</td>' for name in names)
+        + "".join(f'<td class="number">{_with_interval(found.get(name, {}), metric)}</td>' for name in names)
         + "</tr>"
         for n, sae, found in rows
     )
@@ -112,9 +112,16 @@ def _row(n: int, sae: SaeReport, report: EvaluationReport, link: Link, places: b
 
 
 def _cell(sae: SaeReport, name: str, first: str) -> str:
-    value, ends = sae.metrics.get(name), sae.intervals.get(name)
+    value = sae.metrics.get(name)
     # What is undefined comes last.
     undefined = "inf" if first == "ascending" else "-inf"
     sort = undefined if value is None else f"{value:.9g}"
+    words = _with_interval({**sae.metrics, "intervals": sae.intervals}, name)
+    return f'<td class="number" data-column="{name}" data-value="{sort}" title="{value}">{words}</td>'
+
+
+def _with_interval(row: Row, metric: str) -> str:
+    """A number with the ends of its interval below."""
+    ends = row.get("intervals", {}).get(metric)
     words = f'<span class="interval">{number(ends[0])} to {number(ends[1])}</span>' if ends else ""
-    return f'<td class="number" data-column="{name}" data-value="{sort}" title="{value}">{number(value)}{words}</td>'
+    return number(row.get(metric)) + words

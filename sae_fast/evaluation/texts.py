@@ -1,4 +1,4 @@
-"""An evaluation from texts to report: tokens, one reading of all SAEs, numbers with intervals."""
+"""An evaluation from texts to report: tokens, the means, one reading for all SAEs, numbers with intervals."""
 
 import tempfile
 from collections.abc import Mapping
@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sae_fast.config import THRESHOLD_ARCHITECTURES
 from sae_fast.corpus.batch import check_tokens
 from sae_fast.corpus.corpus import open_corpus
 from sae_fast.corpus.options import CorpusOptions
@@ -19,17 +18,17 @@ from sae_fast.evaluation.groupings import TokenClasses
 from sae_fast.evaluation.metrics import Metrics
 from sae_fast.evaluation.report import EvaluationReport, SaeReport
 from sae_fast.evaluation.result import RESAMPLES, Evaluation
-from sae_fast.evaluation.run import measure, n_passes, with_prefixes
+from sae_fast.evaluation.run import mean_activations, measure, n_passes
+from sae_fast.evaluation.subjects import Measured, Subject, require_fit, subjects, written_hooks
 from sae_fast.lm.interface import LanguageModel
 from sae_fast.progress import step
-from sae_fast.sae import SAE
 
 LOWEST_DECADE, BINS_A_DECADE = -6, 8
 
 
 def evaluate_texts(
     lm: LanguageModel,
-    saes: Mapping[str, SAE],
+    saes: Mapping[str, Measured],
     corpus: CorpusOptions,
     *,
     model_name: str = "",
@@ -44,12 +43,12 @@ def evaluate_texts(
 
     Args:
         lm: the language model, with its tokenizer.
-        saes: SAEs by name, on the device of the LM.
+        saes: SAEs by name, on the device of the LM; see `measure`.
         corpus: the texts, and how they become contexts; `max_tokens` bounds the counted tokens.
         model_name: what to call the LM.
         sources: where each SAE comes from, by its name, for the report.
         batch_size: contexts that the LM reads at once.
-        prefixes: also measure the prefixes of matryoshka SAEs (`with_prefixes`).
+        prefixes: also measure the prefixes of matryoshka SAEs.
         seed: of the bootstrap; the same seed gives the same intervals.
         resamples: of the bootstrap.
         progress: show progress on standard error.
@@ -61,13 +60,18 @@ def evaluate_texts(
     """
     if resamples < 1:
         raise ArgumentError("resamples", expected="at least 1", got=resamples)
-    every = with_prefixes(saes) if prefixes else dict(saes)
+    every = subjects(saes, prefixes)
+    require_fit(lm, every)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = _tokens(lm, saes, corpus, Path(folder), progress)
+        dataset = _tokens(lm, every, corpus, Path(folder), progress)
         batches = DatasetBatches(dataset, batch_size)
+        # Two steps, since their passes take different times: those for the means end at the last hook.
+        with step("means (1 of 2)", len(batches), "batches", enabled=progress) as advance:
+            means = mean_activations(lm, written_hooks(every), batches, advance)
+        n = n_passes(saes, len(batches), prefixes=prefixes, means_known=True)
         classes = TokenClasses.by_text(lm.tokenizer, lm.d_vocab)
-        with step("evaluation", n_passes(every, len(batches)), "passes of the model", enabled=progress) as advance:
-            found = measure(lm, every, batches, classes=classes, progress=advance)
+        with step("evaluation (2 of 2)", n, "passes of the model", enabled=progress) as advance:
+            found = measure(lm, saes, batches, prefixes=prefixes, classes=classes, means=means, progress=advance)
         name = str((dataset.info or {}).get("made_from", {}).get("corpus", corpus.source))
     metrics = found.metrics()
     first = next(iter(metrics.values()))
@@ -82,8 +86,11 @@ def evaluate_texts(
         dtype=str(lm.unembed().W_U.dtype).removeprefix("torch."),
         seed=seed,
         resamples=resamples,
-        saes=tuple(_sae(name, sae, saes, sources or {}, metrics[name], found, seed, resamples) for name, sae in every.items()),
-        notes=_notes(saes) if prefixes else (),
+        saes=tuple(
+            _sae(subject, name, (sources or {}).get(subject.name, ""), metrics[name], found, seed, resamples)
+            for subject in every
+            for name in subject.names
+        ),
     )
     return report, found
 
@@ -94,9 +101,10 @@ def density_histogram(counts: Tensor, n_tokens: int) -> list[int]:
     return torch.histc(logs, -LOWEST_DECADE * BINS_A_DECADE, LOWEST_DECADE, 0).long().tolist()
 
 
-def _tokens(lm: LanguageModel, saes: Mapping[str, SAE], options: CorpusOptions, folder: Path, progress: bool) -> TokenDataset:
+def _tokens(lm: LanguageModel, every: list[Subject], options: CorpusOptions, folder: Path, progress: bool) -> TokenDataset:
     corpus = open_corpus(options)
-    prefix = choose_prefix(lm.tokenizer, options.prepend_bos, [sae.cfg.prepend_bos for sae in saes.values()], corpus.is_chat)
+    trained_with = [place.sae.cfg.prepend_bos for subject in every for place in subject.places]
+    prefix = choose_prefix(lm.tokenizer, options.prepend_bos, trained_with, corpus.is_chat)
     tokeniser = Tokeniser(lm.tokenizer, options.context_length, prefix, options.count_special, options.roles)
     with step("tokens", corpus.n_documents or 0, "documents", enabled=progress) as advance:
         dataset = write_tokens(folder, corpus, tokeniser, options.max_tokens, advance)
@@ -104,43 +112,28 @@ def _tokens(lm: LanguageModel, saes: Mapping[str, SAE], options: CorpusOptions, 
     return dataset
 
 
-def _sae(
-    name: str,
-    sae: SAE,
-    given: Mapping[str, SAE],
-    sources: Mapping[str, str],
-    metrics: Metrics,
-    found: Evaluation,
-    seed: int,
-    resamples: int,
-) -> SaeReport:
-    cfg, whole = sae.cfg, None if name in given else name.rpartition("[")[0]
+def _sae(subject: Subject, name: str, source: str, metrics: Metrics, found: Evaluation, seed: int, resamples: int) -> SaeReport:
+    cfg, sums, drawn = subject.first.cfg, found.saes[name], (name, seed, resamples)
     numbers = {key: value for key, value in vars(metrics).items() if isinstance(value, float | None)}
     return SaeReport(
         name=name,
-        source=sources.get(whole or name, ""),
-        hook_name=str(cfg.hook_name),
-        hooks_out=list(found.saes[name].hooks),
-        architecture=cfg.architecture,
+        source=source,
+        hook_name=subject.reads[0],
+        hooks_in=list(subject.reads),
+        hooks_out=list(sums.hooks),
+        architecture=", ".join(dict.fromkeys(sae.cfg.architecture for sae in subject.layers.values())),
         d_in=cfg.d_in,
-        d_sae=cfg.d_sae,
+        d_sae=sums.n_features,
         k=cfg.k,
-        prefix_of=whole,
+        prefix_of=sums.prefix_of,
         metrics=numbers,
-        intervals={key: None if ends is None else list(ends) for key, ends in found.intervals(name, seed, resamples).items()},
+        intervals={key: None if ends is None else list(ends) for key, ends in found.intervals(*drawn).items()},
         n_not_seen=metrics.n_not_seen,
         n_dead=metrics.n_dead,
         n_dense=metrics.n_dense,
         density=density_histogram(metrics.feature_counts, metrics.n_tokens),
-        by_position=found.by_position(name),
-        by_class=found.by_class(name),
-    )
-
-
-def _notes(saes: Mapping[str, SAE]) -> tuple[str, ...]:
-    return tuple(
-        f"The prefixes of {name} are not reported: its features compete for {sae.cfg.k} places, so that some of them alone are "
-        "another SAE than what was trained."
-        for name, sae in saes.items()
-        if sae.cfg.group_sizes and len(sae.cfg.group_sizes) > 1 and sae.cfg.architecture not in THRESHOLD_ARCHITECTURES
+        by_position=found.by_position(*drawn),
+        by_class=found.by_class(*drawn),
+        by_hook=found.by_hook(*drawn),
+        by_layer=found.by_layer(*drawn),
     )

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from sae_fast.config import SAEConfig, tensor_shapes
 from sae_fast.errors import MismatchError, NonFiniteError, ShapeError
-from sae_fast.evaluation import Evaluation, TokenClasses, evaluate, mean_activations, measure, with_prefixes
+from sae_fast.evaluation import Evaluation, TokenClasses, evaluate, mean_activations, measure
 from sae_fast.evaluation.groupings import CLASSES, N_BLOCKS, bucket_name, position_buckets, token_class
 from sae_fast.evaluation.metrics import Metrics
-from sae_fast.evaluation.sums import Sums, metrics_of
+from sae_fast.evaluation.resampling import draws, interval
+from sae_fast.evaluation.sums import Grouping, Sums, metrics_of
 from sae_fast.lm.transformers import TransformersLM
 from sae_fast.sae import SAE
+from sae_fast.sparse import SparseActs
 
 HOOK, D, D_SAE, D_VOCAB = "blocks.0.hook_resid_post", 8, 12, 30
 
@@ -151,7 +153,7 @@ def test_every_resample_is_the_metric_of_the_documents_drawn(mean: float) -> Non
     block = torch.arange(60) // 10
     y += block[:, None] / 10
     y_hat = y + torch.randn(60, 4, generator=generator, dtype=torch.float64) / 2
-    sums, reference = Sums({"block": 6}), y[:20].mean(0)
+    sums, reference = Sums({"block": Grouping(1, 6)}), y[:20].mean(0)
     one = torch.ones(60)
     for rows in torch.arange(60).split([7, 30, 23]):
         cells = {"block": block[rows]}
@@ -160,7 +162,7 @@ def test_every_resample_is_the_metric_of_the_documents_drawn(mean: float) -> Non
     counts = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 2, 0, 3, 1, 0], [6, 0, 0, 0, 0, 0]])
     names = ["n_predictions", "energy_out", "dot", "n_directed", "l0", "l1", "norm_in", "norm_out", "cosine", "norm_ratio"]
     names += [f"{what}_{way}" for what in ("nll", "kl") for way in ("clean", "sae", "mean_ablation", "zero_ablation")]
-    others = dict.fromkeys(names, torch.ones(3, dtype=torch.float64))
+    others = dict.fromkeys(names, torch.ones(1, 3, dtype=torch.float64))
 
     found = metrics_of(sums.scalars("block", counts.double()) | others)
 
@@ -168,9 +170,41 @@ def test_every_resample_is_the_metric_of_the_documents_drawn(mean: float) -> Non
         drawn = torch.cat([torch.arange(60)[block == b].repeat(int(count[b])) for b in range(6)])
         x, x_hat = y[drawn], y_hat[drawn]
         expected = 1 - (x - x_hat).square().sum() / (x - x.mean(0)).square().sum()
-        assert float(found["explained_variance"][r]) == pytest.approx(float(expected), rel=1e-9)
-        assert float(found["mse"][r]) == pytest.approx(float((x - x_hat).square().sum(1).mean()), rel=1e-9)
+        assert float(found["explained_variance"][0, r]) == pytest.approx(float(expected), rel=1e-9)
+        assert float(found["mse"][0, r]) == pytest.approx(float((x - x_hat).square().sum(1).mean()), rel=1e-9)
     assert bool(found["ce_recovered"].isnan().all())  # 0 / 0: ablation changes nothing
+
+
+def test_a_row_is_resampled_by_the_blocks_of_all_tokens(lm: TransformersLM) -> None:
+    """Each resample of a row is the metric of the row's tokens of the documents drawn, its own mean included; brute force."""
+    found = measure(lm, {"a": sae()}, BATCHES, classes=PARITY)
+    ids, counted, documents = (torch.cat([part[i] for part in BATCHES]) for i in (0, 1, 3))
+    x = torch.cat([lm.activations(part[0], [HOOK], part[2])[HOOK] for part in BATCHES]).double()
+    y_hat = sae()(x.float()).double()
+    n_documents = 6
+    weights = draws(torch.ones(n_documents), 40, seed=3)
+
+    for parity, row in enumerate(found.by_class("a", seed=3, resamples=40)):
+        expected = []
+        for weight in weights:
+            picked = [(documents == d)[:, None] & counted & (ids % 2 == parity) for d in range(n_documents)]
+            y, r = (torch.cat([t[keep].repeat(int(w), 1) for keep, w in zip(picked, weight, strict=True)]) for t in (x, y_hat))
+            expected.append(float(1 - (y - r).square().sum() / (y - y.mean(0)).square().sum()))
+        ends = interval(torch.tensor(expected, dtype=torch.float64))
+        assert row["intervals"]["explained_variance"] == pytest.approx(ends, rel=1e-5)
+        assert row["intervals"]["delta_ce"][0] < row["delta_ce"] < row["intervals"]["delta_ce"][1]
+    assert set(found.by_position("a")[0]["intervals"]) == set(found.intervals("a"))
+
+
+def test_a_row_of_one_block_has_no_interval(lm: TransformersLM) -> None:
+    """Tokens that are only drawn together say nothing about other documents."""
+    token_ids, counted, mask, documents = batch(0, [0, 1, 2])
+    counted[1:, 4:] = False
+
+    rows = measure(lm, {"a": sae()}, [(token_ids, counted, mask, documents)]).by_position("a")
+
+    assert [row["intervals"]["l0"] is None for row in rows] == [row["name"] in ("4 to 7", "8 to 15") for row in rows]
+    assert all(row["l0"] > 0 for row in rows)
 
 
 def test_intervals_hold_the_estimate_and_narrow_with_more_documents(lm: TransformersLM) -> None:
@@ -194,21 +228,50 @@ def test_intervals_hold_the_estimate_and_narrow_with_more_documents(lm: Transfor
     assert set(one.intervals("a").values()) == {None}
 
 
-def test_prefixes_of_a_matryoshka_sae_are_saes_of_their_own(lm: TransformersLM) -> None:
-    """Each prefix is reported with the numbers of the SAE cut there; where features compete there are none."""
-    groups = (2, 4, 6)
-    saes = with_prefixes({"m": sae(group_sizes=groups), "k": sae(architecture="topk", k=3, group_sizes=groups)})
+def test_prefixes_of_a_matryoshka_sae_are_the_sae_cut_there(lm: TransformersLM) -> None:
+    """Where a feature fires by itself a prefix has the numbers of the SAE cut there."""
     whole = sae()
     b_enc = whole.tensors()["b_enc"][:6]
     cfg = replace(whole.cfg, d_sae=6)
     cut = SAE(cfg, W_enc=whole.W_enc[:, :6], W_dec=whole.W_dec[:6], b_enc=b_enc, b_dec=whole.b_dec)
 
-    found = evaluate(lm, saes, BATCHES)
+    found = evaluate(lm, {"m": sae(group_sizes=(2, 4, 6))}, BATCHES, prefixes=True)
+    alone = evaluate(lm, {"m": sae(group_sizes=(2, 4, 6))}, BATCHES)
 
-    assert list(found) == ["m", "m[:2]", "m[:6]", "k"]
+    assert list(found) == ["m", "m[:2]", "m[:6]"]
     expected = evaluate(lm, {"cut": cut}, BATCHES)["cut"]
     assert values(found["m[:6]"]) == pytest.approx(values(expected), rel=1e-5, abs=1e-7)
+    assert torch.equal(found["m[:6]"].feature_counts, expected.feature_counts)
     assert found["m[:6]"].explained_variance != found["m"].explained_variance
+    assert list(alone) == ["m"]
+    assert values(alone["m"]) == values(found["m"])
+
+
+@pytest.mark.parametrize(
+    "kind", [{"architecture": "topk", "k": 3}, {"architecture": "matching_pursuit"}, {"architecture": "gated"}]
+)
+def test_a_prefix_decodes_its_share_of_what_the_whole_selected(lm: TransformersLM, kind: dict[str, Any]) -> None:
+    """As in training: features are selected among all, once, and those beyond the prefix are left out."""
+    whole, encoded = sae(group_sizes=(5, 7), **kind), []
+
+    class Counted(SAE):
+        def encode(self, x: Tensor, check_finite: bool = False) -> SparseActs:
+            encoded.append(len(x))
+            return super().encode(x, check_finite)
+
+    found = evaluate(lm, {"m": Counted(whole.cfg, **whole.tensors())}, BATCHES, prefixes=True)["m[:5]"]
+
+    assert len(encoded) == len(BATCHES)
+    error = l0 = 0.0
+    for ids, counted, mask, _ in BATCHES:
+        x = lm.activations(ids, [HOOK], mask)[HOOK][counted]
+        acts = whole.encode(x).to_dense()
+        acts[:, 5:] = 0
+        error += float((x - whole.decode(acts)).double().square().sum())
+        l0 += float((acts != 0).sum())
+    assert found.mse == pytest.approx(error / found.n_tokens, rel=1e-5)
+    assert found.l0 == l0 / found.n_tokens
+    assert found.feature_counts.shape == (5,)
 
 
 def test_dead_takes_a_million_tokens() -> None:
