@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sae_fast.activations.codec import StoreDtype, file_dtype, unpacked
+from sae_fast.activations.codec import StoreDtype, file_dtype, row_bytes, unpacked
 from sae_fast.activations.order import Permutation
+from sae_fast.activations.reading import RowReader, is_large
 from sae_fast.corpus.tokens import TokenDataset
 from sae_fast.errors import ArgumentError, MismatchError, StoreError
 
@@ -105,14 +106,10 @@ class ActivationStore:
         """Rows of a hook, [n, d] in the order asked for: float32 where stored as int8, else in the stored dtype."""
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(self.n_rows), dtype=np.int64)
-        shards, ends = self._shards(hook), self._ends
-        found = np.empty(len(rows), dtype=file_dtype(self.hooks[hook], self.dtype))
-        order = np.argsort(rows, kind="stable")
-        cuts = np.searchsorted(rows[order], ends)
-        for shard, first, last, end in zip(shards, [0, *cuts[:-1]], cuts, ends, strict=True):
-            chosen = order[first:last]
-            found[chosen] = shard[rows[chosen] - (end - len(shard))]
-        return unpacked(found, self.dtype)
+        self._require_hooks([hook])
+        number = list(self.hooks).index(hook)
+        files = [self.folder / shard_name(number, n) for n in range(len(self.info["shards"]))]
+        return unpacked(self._reader.read(files, file_dtype(self.hooks[hook], self.dtype), rows), self.dtype)
 
     def batches(
         self,
@@ -121,14 +118,14 @@ class ActivationStore:
         first_step: int = 0,
         split: Split | None = None,
         hooks: Sequence[str] | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = torch.float32,
         part: tuple[int, int] = (0, 1),
     ) -> Iterator[dict[str, Tensor]]:
         """Batches {hook: [batch_tokens, d]} without end, of all rows (or a split's) in a global random order for each epoch.
 
         `first_step` begins at that batch without reading those before it. A batch may reach into the next epoch. Within a batch
         rows ascend, which is how a disk likes them and what no loss depends on. `part = (i, n)` gives each n-th row of every
-        batch, from the i-th on: what one of n processes reads.
+        batch, from the i-th on: what one of n processes reads. With `dtype = None` rows are as `rows` gives them.
         """
         hooks = list(self.hooks) if hooks is None else list(hooks)
         self._require_hooks(hooks)
@@ -138,7 +135,8 @@ class ActivationStore:
         step = first_step
         while True:
             rows = np.sort(split.rows(self._places(len(split), step * batch_tokens, batch_tokens, seed)))[part[0] :: part[1]]
-            yield {hook: self.rows(hook, rows).to(dtype) for hook in hooks}
+            found = {hook: self.rows(hook, rows) for hook in hooks}
+            yield found if dtype is None else {hook: x.to(dtype) for hook, x in found.items()}
             step += 1
 
     def scan(self, hook: str, split: Split | None = None, chunk: int = 8192) -> Iterator[Tensor]:
@@ -197,17 +195,9 @@ class ActivationStore:
         return load_file(self.folder / STATISTICS)
 
     @cached_property
-    def _ends(self) -> NDArray[np.int64]:
-        return np.cumsum(self.info["shards"])
-
-    def _shards(self, hook: str) -> list[NDArray[Any]]:
-        self._require_hooks([hook])
-        number, row = list(self.hooks).index(hook), file_dtype(self.hooks[hook], self.dtype)
-        files = [self.folder / shard_name(number, n) for n in range(len(self.info["shards"]))]
-        return [
-            np.memmap(file, dtype=row, mode="r") if n else np.empty(0, row)
-            for file, n in zip(files, self.info["shards"], strict=True)
-        ]
+    def _reader(self) -> RowReader:
+        n_bytes = sum(self.n_rows * row_bytes(d, self.dtype) for d in self.hooks.values())
+        return RowReader(self.info["shards"], is_large(n_bytes))
 
     def _places(self, n: int, first: int, count: int, seed: int) -> NDArray[np.int64]:
         """`count` successive places of the endless sequence of shuffled epochs, from `first` on."""
