@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_fast.activations import ActivationStore, Permutation, Split
+from sae_fast.activations.reading import ahead
 from sae_fast.activations.store import dataset_fingerprint, split_documents
 from sae_fast.corpus.batch import Batch
 from sae_fast.corpus.tokens import COUNTED, TokenDataset
@@ -45,7 +46,7 @@ class Activations(ABC):
 
     @abstractmethod
     def batches(self, options: TrainOptions, first_step: int, ranks: Ranks) -> Iterator[dict[str, Tensor]]:
-        """The batches of a run from a step on, without end; a process's rows of them."""
+        """The batches of a run from a step on, without end; a process's rows of them, in the dtype in which they are kept."""
 
     @abstractmethod
     def held_out(self, hooks: Sequence[str]) -> Iterator[dict[str, Tensor]]:
@@ -81,9 +82,10 @@ class StoredActivations(Activations):
         return self.store.norm_scale(hook)
 
     def batches(self, options: TrainOptions, first_step: int, ranks: Ranks) -> Iterator[dict[str, Tensor]]:
-        """In a global random order for each epoch."""
+        """In a global random order for each epoch, read by a thread of its own while the SAEs learn."""
         part = (ranks.rank, ranks.size)
-        return self.store.batches(options.batch_tokens, options.seed, first_step, self.training, part=part)
+        read = self.store.batches(options.batch_tokens, options.seed, first_step, self.training, dtype=None, part=part)
+        return ahead(map(_pinned, read) if torch.cuda.is_available() else read)
 
     def held_out(self, hooks: Sequence[str]) -> Iterator[dict[str, Tensor]]:
         """Evenly spread rows."""
@@ -142,7 +144,7 @@ class StreamedActivations(Activations):
         while True:
             pieces = list(self._rows(step * n, n, options.seed))
             batch = {hook: torch.cat([piece[hook] for piece in pieces]) for hook in self.hooks}
-            yield {hook: x[ranks.rank :: ranks.size].float() for hook, x in batch.items()}
+            yield {hook: x[ranks.rank :: ranks.size] for hook, x in batch.items()}
             step += 1
 
     def held_out(self, hooks: Sequence[str]) -> Iterator[dict[str, Tensor]]:
@@ -202,3 +204,8 @@ class StreamedActivations(Activations):
                     raise NonFiniteError(f"The model gives NaN or infinity at {hook}", advice="Load it as float32")
                 parts[hook].append(x.detach().cpu())
         return {hook: torch.cat(xs) for hook, xs in parts.items()}
+
+
+def _pinned(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In memory from which a GPU fetches by itself."""
+    return {hook: x.pin_memory() for hook, x in batch.items()}

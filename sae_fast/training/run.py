@@ -202,9 +202,9 @@ def _stopped(trainer: Trainer, folder: Path) -> StoppedError:
 
 
 def _on(device: torch.device, batches: Iterator[Any]) -> Iterator[Any]:
-    """Activations moved to a device; batches of tokens as they are."""
+    """Activations moved to a device and widened there; batches of tokens as they are."""
     for batch in batches:
-        yield {hook: x.to(device, non_blocking=True) for hook, x in batch.items()} if isinstance(batch, dict) else batch
+        yield {hook: x.to(device, non_blocking=True).float() for hook, x in batch.items()} if isinstance(batch, dict) else batch
 
 
 def _finish_all(config: RunConfig, variants: Mapping[str, Variant], data: Data, ranks: Ranks) -> dict[str, SAE]:
