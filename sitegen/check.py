@@ -174,11 +174,23 @@ def _data_problems(root: Path) -> Iterator[Problem]:
     for model in manifest.models:
         if model.vocabulary:
             yield from _readable(root, model.vocabulary, list[str | dict[str, str]])
+    yield from _missing_pages(root, manifest)
     d_vocab = {model.slug: model.d_vocab for model in manifest.models}
     for info in manifest.saes:
         if info.model not in d_vocab:
             yield Problem(MANIFEST, f"{info.slug} names the model {info.model}, which is not listed")
         yield from _sae_problems(_SaeData(root, info, _vocabulary_size(root, manifest, info)))
+
+
+def _missing_pages(root: Path, manifest: Manifest) -> Iterator[Problem]:
+    """Results that the manifest names, without a page or numbers."""
+    for kind in ("contrast", "comparison", "training"):
+        for info in getattr(manifest, f"{kind}s"):
+            names = [f"{kind}/{info.slug}/index.html", *([info.path] if hasattr(info, "path") else [])]
+            yield from (Problem(name, "is missing") for name in names if not (root / name).is_file())
+            known = {sae.slug for sae in manifest.saes}
+            if unknown := sorted(set(info.saes) - known):
+                yield Problem(MANIFEST, f"{kind} {info.slug} names the SAEs {', '.join(unknown)}, which are not listed")
 
 
 def _readable(root: Path, name: str, kind: Any) -> Iterator[Problem]:

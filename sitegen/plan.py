@@ -19,6 +19,7 @@ from sitegen.errors import MismatchError, ReleaseError
 from sitegen.records import FeatureId
 from sitegen.release import Release, SaeOptions
 from sitegen.stages import Stage
+from sitegen.training import SiteTraining, open_trainings
 
 TOKENS_VERSION = 1
 """Raised when the same corpus gives other tokens."""
@@ -81,6 +82,7 @@ class Plan:
     saes: tuple[SaePlan, ...]
     contrasts: tuple[SiteContrast, ...] = ()
     comparisons: tuple[SiteComparison, ...] = ()
+    trainings: tuple[SiteTraining, ...] = ()
 
     @property
     def stages(self) -> list[Stage]:
@@ -109,8 +111,9 @@ def make_plan(release: Release, cache: Path, features: Sequence[FeatureId] | Non
         saes.append(_sae_plan(release, cache, chosen, tokens, model, slug, options, cfg))
     contrasts = tuple(open_contrasts(release.contrast, saes))
     comparisons = tuple(open_comparisons(release.comparison, saes))
+    trainings = tuple(open_trainings(saes))
     stage = Stage("model", cache, {"version": 1, **model})
-    return Plan(release, chosen, every, stage, tokens, tuple(saes), contrasts, comparisons)
+    return Plan(release, chosen, every, stage, tokens, tuple(saes), contrasts, comparisons, trainings)
 
 
 def _sae_plan(

@@ -19,6 +19,7 @@ from sitegen.records import FeatureId
 from sitegen.release import DEMO, Release
 from sitegen.report import BuildReport, peak_memory_bytes
 from sitegen.stages import locked
+from sitegen.training import training_report
 from sitegen.write import OutputDir
 from sitegen.write.output import MANIFEST, is_ours
 
@@ -89,6 +90,9 @@ def build_id(release: Release, features: Sequence[FeatureId] | None = None) -> s
         content[table]["source"] = [Path(content[table]["source"]).name, source]
     for table in (*content["sae"], *content["contrast"], *content["comparison"]):
         table["source"] = source_fingerprint(table["source"])
+    for table, options in zip(content["sae"], release.sae, strict=True):
+        report = training_report(options)
+        table["training_report"] = None if report is None else [report.parent.name, content_fingerprint(report)]
     code = [content_fingerprint(Path(path)) for module in (sae_fast, site_templates) for path in module.__path__]
     code += [content_fingerprint(path) for path in sorted(PACKAGE.iterdir()) if path.name not in ("demo", "__pycache__")]
     return fingerprint([content, None if features is None else sorted(set(features)), code])

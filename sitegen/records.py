@@ -259,6 +259,16 @@ class ComparisonInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingInfo:
+    """A report of a training run: `training/<slug>/index.html`."""
+
+    slug: str
+    title: str
+    saes: list[str]
+    """Slugs of the SAEs of this site that the run made."""
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """`data/manifest.json`: what the site holds and who wrote it."""
 
@@ -272,4 +282,5 @@ class Manifest:
     citation: str | None = None
     contrasts: list[ContrastInfo] = field(default_factory=list)
     comparisons: list[ComparisonInfo] = field(default_factory=list)
+    trainings: list[TrainingInfo] = field(default_factory=list)
     version: int = CONTRACT_VERSION

@@ -20,6 +20,7 @@ from sitegen.facts import FactOptions
 T = TypeVar("T")
 
 DEMO = Path(__file__).parent / "demo" / "release.toml"
+AUTO, NONE = "auto", "none"
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -56,6 +57,9 @@ class SaeOptions:
     """scale decoder rows to norm one and activations up by the same factor; default: as published"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """precision of its weights while it runs"""
+    training_report: str = AUTO
+    """`report.html` of the run that made it, which gets a page; `auto`: where the source lies in a folder `saes`, the report
+    beside that folder; `none`: leave it out"""
 
     def __post_init__(self) -> None:
         _require_slug("[[sae]]", self.slug)
@@ -200,7 +204,7 @@ class Release:
         stored = parsed["build"].activations if "build" in parsed else None
         if stored is not None:
             parsed["build"] = replace(parsed["build"], activations=str((base / Path(stored).expanduser()).resolve()))
-        return cls(**parsed, sae=tuple(_with_source(table, base) for table in sae), path=path)
+        return cls(**parsed, sae=tuple(_with_report(_with_source(table, base), base) for table in sae), path=path)
 
 
 def _require_slug(where: str, slug: str | None) -> None:
@@ -208,6 +212,12 @@ def _require_slug(where: str, slug: str | None) -> None:
         raise ReleaseError(
             f"{where} slug: expected small letters, digits, '-', '_' and '.', beginning with a letter or digit; got {slug!r}."
         )
+
+
+def _with_report(table: SaeOptions, base: Path) -> SaeOptions:
+    if table.training_report in (AUTO, NONE):
+        return table
+    return replace(table, training_report=str((base / Path(table.training_report).expanduser()).resolve()))
 
 
 def _with_source(table: T, base: Path) -> T:

@@ -42,6 +42,7 @@ source = "path/to/sae"           # a SAELens folder, a Gemma Scope params.npz, â
 # hook_name = "blocks.6.hook_resid_post"   # where its metadata do not say, or are wrong
 # fold_decoder_norm = false      # default: as published
 # dtype = "float32"
+# training_report = "auto"       # report.html of its run; auto: the one beside the folder saes that it lies in; none
 
 # [[contrast]]                   # a result of sae-fast contrast, on a page of its own; repeat for more
 # source = "contrast"            # its folder, or its contrast.json

@@ -45,6 +45,7 @@ def run(plan: Plan, out: Path, identity: str, progress: Progress) -> BuildReport
                 plan.release.site.featured,
                 plan.contrasts,
                 plan.comparisons,
+                plan.trainings,
             )
         report.detail, report.n_bytes = f"{size.n_files:,} files", size.n_bytes
     cache = plan.tokens.cache

@@ -8,6 +8,7 @@ from sitegen.comparison import SiteComparison
 from sitegen.contrast import SiteContrast
 from sitegen.errors import MismatchError
 from sitegen.records import FeatureId, FeatureRecord, FeatureTable, Manifest, ModelInfo, SaeInfo
+from sitegen.training import SiteTraining
 from sitegen.write.assets import write_assets
 from sitegen.write.comparisons import comparison_assets, write_comparisons
 from sitegen.write.contrasts import contrast_assets, write_contrasts
@@ -18,6 +19,7 @@ from sitegen.write.shards import ShardWriter, strings
 from sitegen.write.spool import RecordSpool
 from sitegen.write.table import TableColumns, density_histogram, featured
 from sitegen.write.token_text import Entry, Vocabulary
+from sitegen.write.trainings import write_trainings
 
 MAX_SHARED_VOCABULARY = 64_000
 """A larger vocabulary is too long a download for a first page; its strings travel with the shards."""
@@ -49,6 +51,7 @@ def write_site(
     n_featured: int = 12,
     contrasts: Sequence[SiteContrast] = (),
     comparisons: Sequence[SiteComparison] = (),
+    trainings: Sequence[SiteTraining] = (),
 ) -> SiteSize:
     """Write all files of a site.
 
@@ -63,6 +66,7 @@ def write_site(
         n_featured: features to begin with, of each SAE.
         contrasts: what gets a page beside the SAEs.
         comparisons: likewise.
+        trainings: likewise.
 
     Raises:
         MismatchError: records of an SAE are missing, in no order, or name a document that does not exist.
@@ -90,6 +94,7 @@ def write_site(
         saes=[page.info for page in pages],
         contrasts=[contrast.info() for contrast in contrasts],
         comparisons=[comparison.info() for comparison in comparisons],
+        trainings=[training.info() for training in trainings],
     )
     out.write(MANIFEST, to_json(written))
     extra = (dict(contrast_assets()) if contrasts else {}) | (dict(comparison_assets()) if comparisons else {})
@@ -97,6 +102,7 @@ def write_site(
     write_pages(out, written, pages, assets)
     write_contrasts(out, written, pages, contrasts, assets)
     write_comparisons(out, written, pages, comparisons, assets)
+    write_trainings(out, written, pages, trainings, assets)
     biggest = max(out.sizes.items(), key=lambda item: item[1])
     return SiteSize(len(out.sizes), out.n_bytes, biggest, largest)
 

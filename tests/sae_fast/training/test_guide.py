@@ -15,6 +15,7 @@ from sae_fast.training.finetune import FinetuneOptions
 from sae_fast.training.trainer import TrainOptions
 from sae_fast.training.variants import VARIANTS, SharedOptions, VariantOptions
 from sitegen import cli as sitegen_cli
+from sitegen.check import check
 from sitegen.demo import train_saes
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -92,7 +93,9 @@ def test_the_guide_is_carried_out(
 
     assert sae_fast.load("run/saes/topk").cfg.d_sae == 16 * 32
     assert "finished" in Path("run/report.html").read_text()
-    assert Path("site/index.html").is_file()
+    assert "training/run/index.html" in Path("site/index.html").read_text()
+    assert "finished" in Path("site/training/run/index.html").read_text()
+    assert check("site") == []
 
 
 def test_the_demo_trains(tmp_path: Path) -> None:

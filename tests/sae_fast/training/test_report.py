@@ -76,6 +76,21 @@ def test_a_page_of_a_run_that_has_just_begun() -> None:
     assert "<polyline" in render("r", {"a": [line("a", 1)]}, {})
 
 
+def test_settings_are_shown_without_the_paths_of_a_machine() -> None:
+    """Each table with what was set, escaped; of a source on a disk its last part, of one on a hub all."""
+    config = {
+        "model": {"source": "/home/me/models/<m>", "name": None, "arguments": {}},
+        "corpus": {"source": "owner/texts", "shuffle": True},
+        "sae": {"a": {"architecture": "topk", "k": 4}},
+    }
+    page = render("r", {}, {}, config)
+
+    assert '[model]\nsource = "&lt;m&gt;"\n\n[corpus]\nsource = "owner/texts"\nshuffle = true\n' in page
+    assert '[[sae]]\nname = "a"\narchitecture = "topk"\nk = 4</pre>' in page
+    assert "/home/me" not in page
+    assert "Settings" not in render("r", {}, {})
+
+
 def test_curves_lie_where_their_values_are() -> None:
     """The first and last point are at the ends, higher values higher up; many points are thinned, the last one kept."""
     svg = line_chart([Line("a", 0, list(range(1, 5001)), [float(i) for i in range(5000)])])
