@@ -1,5 +1,5 @@
 import pytest
-from peer.environments import DICTIONARY_LEARNING, SAEBENCH, SAELENS, SPARSIFY, Peer, ready
+from peer.environments import DICTIONARY_LEARNING, SAEBENCH, SAELENS, SINKS, SPARSIFY, Peer, ready
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +24,9 @@ def dictionary_learning() -> Peer:
 def saebench() -> Peer:
     """The result classes of sae-bench in their environment."""
     return ready(SAEBENCH)
+
+
+@pytest.fixture(scope="session")
+def sinks() -> Peer:
+    """tensorboard, wandb and trackio in one environment, with what training needs."""
+    return ready(SINKS)

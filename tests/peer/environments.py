@@ -74,6 +74,11 @@ DICTIONARY_LEARNING = Peer(
 )
 SAEBENCH = Peer("sae-bench", ("pydantic",), without_dependencies=("sae-bench==0.6.0",))
 
+SINKS = Peer(
+    "sinks",
+    (TORCH, "transformers==5.23.0", "datasets==5.2.0", "tensorboard==2.21.0", "wandb==0.31.0", "trackio==0.43.0"),
+)
+
 
 def ready(peer: Peer) -> Peer:
     """The peer with its environment made. Skips on platforms that it does not run on."""

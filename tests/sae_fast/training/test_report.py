@@ -1,22 +1,15 @@
-"""The report: what it shows of metrics and results; and the sinks."""
+"""The report: what it shows of metrics and results."""
 
 import re
-import sys
-import types
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sae_fast.errors import MissingExtraError
 from sae_fast.training.charts import Line, histogram, line_chart, short
-from sae_fast.training.config import OutputOptions
 from sae_fast.training.finish import density_histogram
 from sae_fast.training.report import render
-from sae_fast.training.sinks import Sinks
-from sae_fast.training.trainer import StepMetrics
 
 RESULT = {
     "n_tokens": 1000,
@@ -127,77 +120,3 @@ def test_densities_fall_into_their_decade() -> None:
     assert len(counts) == 48
     assert (counts[24], counts[32], counts[47]) == (1, 1, 2)
     assert sum(counts) == 4
-
-
-class _Stand:
-    """Keeps what was sent."""
-
-    def __init__(self) -> None:
-        self.begun: list[dict[str, Any]] = []
-        self.sent: list[tuple[Any, ...]] = []
-        self.closed = False
-
-    def init(self, **given: Any) -> "_Stand":
-        self.begun.append(given)
-        return self
-
-    def log(self, numbers: dict[str, float], step: int) -> None:
-        self.sent.append((step, numbers))
-
-    def add_scalar(self, key: str, value: float, step: int) -> None:
-        self.sent.append((step, key, value))
-
-    def finish(self) -> None:
-        self.closed = True
-
-    close = finish
-
-
-METRICS = StepMetrics(10, 1000, 2.5, {"mse": 2.0}, 0.7, 32.0, 1, 1e-3)
-NUMBERS = {"tokens": 1000, "loss": 2.5, "explained_variance": 0.7, "l0": 32.0, "n_dead": 1, "lr": 1e-3, "mse": 2.0}
-
-
-@pytest.mark.parametrize("package", ["wandb", "trackio"])
-def test_services_get_every_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str) -> None:
-    """Under the SAE's name, with the step; a run that goes on adds to what is there."""
-    stand, module = _Stand(), types.ModuleType(package)
-    module.init = stand.init  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, package, module)
-    sinks = Sinks(OutputOptions(**{package: "project"}), {"train": {}})
-
-    sinks.open(tmp_path / "run-7")
-    sinks.write({"a": METRICS})
-    sinks.close()
-
-    assert stand.begun[0]["project"] == "project"
-    assert (stand.begun[0]["name"], stand.begun[0]["resume"]) == ("run-7", "allow")
-    assert stand.sent == [(10, {f"a/{key}": value for key, value in NUMBERS.items()})]
-    assert stand.closed
-
-
-def test_tensorboard_gets_every_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In the folder of the run."""
-    stand, folders, module = _Stand(), [], types.ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = lambda folder: folders.append(folder) or stand  # type: ignore[attr-defined,func-returns-value]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    sinks = Sinks(OutputOptions(tensorboard=True), {})
-
-    sinks.open(tmp_path)
-    sinks.write({"a": METRICS})
-    sinks.close()
-
-    assert folders == [str(tmp_path / "tensorboard")]
-    assert stand.sent == [(10, f"a/{key}", value) for key, value in NUMBERS.items()]
-    assert stand.closed
-
-
-@pytest.mark.parametrize("wanted", [{"wandb": "p"}, {"trackio": "p"}, {"tensorboard": True}])
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wanted: dict[str, Any]) -> None:
-    """Before training begins; without the option nothing is imported."""
-    package = next(iter(wanted))
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if package == "tensorboard" else package, None)
-    Sinks(OutputOptions(), {}).open(tmp_path)
-
-    for begin in (Sinks(OutputOptions(**wanted), {}).require, lambda: Sinks(OutputOptions(**wanted), {}).open(tmp_path)):
-        with pytest.raises(MissingExtraError, match=f"pip install {package}"):
-            begin()
