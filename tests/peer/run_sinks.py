@@ -20,12 +20,9 @@ from sae_fast.training.trainer import Trainer
 
 CONFIG = json.loads(Path(sys.argv[1]).read_text())
 FOLDER = Path(CONFIG["output"]["folder"])
-OFFLINE = {
-    "WANDB_MODE": "offline",
-    "WANDB_SILENT": "true",
-    "HF_HUB_OFFLINE": "1",
-    "TRACKIO_DIR": str(FOLDER.parent / "trackio"),
-}
+TRACKIO = FOLDER.parent / "trackio"
+OFFLINE = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "HF_HUB_OFFLINE": "1", "TRACKIO_DIR": str(TRACKIO)}
+
 Curves = dict[str, dict[int, float]]
 
 
@@ -96,7 +93,7 @@ def from_wandb() -> Curves:
 
 def from_trackio() -> Curves:
     found: Curves = {}
-    (file,) = (FOLDER.parent / "trackio").rglob("project*.db")
+    (file,) = TRACKIO.rglob("project*.db")
     with sqlite3.connect(file) as database:
         rows = database.execute("select run_name, step, metrics from metrics").fetchall()
     assert {name for name, _, _ in rows} == {(FOLDER / "run_id").read_text()}
