@@ -7,8 +7,9 @@
 Names are imported when first used: `import sae_fast` alone loads neither torch nor any optional package.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sae_fast.lazy import lazily
 
 if TYPE_CHECKING:
     from sae_fast import attribution, catalogue, contrast, errors, evaluation, formats, lm, ops, training
@@ -44,20 +45,16 @@ _HOME = {
     "SAEConfig": "config",
     "SaeFastError": "errors",
     "SparseActs": "sparse",
+    "attribution": "attribution",
+    "catalogue": "catalogue",
+    "contrast": "contrast",
+    "errors": "errors",
+    "evaluation": "evaluation",
+    "formats": "formats",
+    "lm": "lm",
     "load": "formats",
+    "ops": "ops",
+    "training": "training",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'sae_fast' has no attribute {name!r}")
-    if name in _HOME:
-        value = getattr(importlib.import_module(f"sae_fast.{_HOME[name]}"), name)
-    else:
-        value = importlib.import_module(f"sae_fast.{name}")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+__getattr__, __dir__ = lazily(__name__, _HOME)

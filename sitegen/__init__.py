@@ -7,8 +7,9 @@
 Names are imported when first used.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sae_fast.lazy import lazily
 
 if TYPE_CHECKING:
     from sitegen.reader import open  # noqa: A004
@@ -19,14 +20,4 @@ __all__ = ["Release", "build", "open"]
 
 _HOME = {"Release": "release", "build": "recipe", "open": "reader"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'sitegen' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"sitegen.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOME)

@@ -8,8 +8,9 @@
 `docs/attribution.md` defines every number, and says what is held fixed.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sae_fast.lazy import lazily
 
 if TYPE_CHECKING:
     from sae_fast.attribution.direct import DirectEffects, direct_logit_attribution
@@ -48,14 +49,4 @@ _HOME = {
     "logit_difference": "metrics",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'sae_fast.attribution' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"sae_fast.attribution.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOME)

@@ -7,8 +7,9 @@
 Names are imported when first used, so that what reads a result needs no torch.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sae_fast.lazy import lazily
 
 if TYPE_CHECKING:
     from sae_fast.contrast.comparison import Comparison, compare
@@ -31,14 +32,4 @@ _HOME = {
     "read_texts": "texts",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'sae_fast.contrast' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"sae_fast.contrast.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOME)

@@ -5,8 +5,9 @@ metrics = evaluate(lm, {"resid": sae}, batches)["resid"]
 Names are imported when first used, so that what reads a result needs no torch.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sae_fast.lazy import lazily
 
 if TYPE_CHECKING:
     from sae_fast.evaluation.batches import Batch, DatasetBatches
@@ -48,14 +49,4 @@ __all__ = [
     "n_passes",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'sae_fast.evaluation' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"sae_fast.evaluation.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOME)
