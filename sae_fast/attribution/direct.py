@@ -9,7 +9,7 @@ from torch import Tensor
 from sae_fast.attribution.prompt import Active, read
 from sae_fast.errors import ArgumentError
 from sae_fast.lm.interface import LanguageModel, Unembed
-from sae_fast.lm.splice import SAEs
+from sae_fast.lm.places import SAEs
 
 STREAM = (
     "hook_resid_pre",

@@ -18,7 +18,7 @@ from sae_fast.attribution.passes import Runner
 from sae_fast.attribution.prompt import Active, Prompt, read
 from sae_fast.errors import ArgumentError, ShapeError
 from sae_fast.lm.interface import Edit, LanguageModel
-from sae_fast.lm.splice import SAEs, sae_input
+from sae_fast.lm.places import SAEs, sae_input
 from sae_fast.normalisation import LAYER_NORM_EPSILON
 from sae_fast.progress import Advance, step
 

@@ -18,7 +18,7 @@ from sae_fast.attribution.passes import Runner
 from sae_fast.attribution.prompt import Active, Prompt, read, write_vectors
 from sae_fast.errors import ArgumentError, ShapeError
 from sae_fast.lm.interface import LanguageModel
-from sae_fast.lm.splice import SAEs
+from sae_fast.lm.places import SAEs
 from sae_fast.progress import step
 
 Method = Literal["gradient", "integrated", "ablation"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sae_fast.errors import ArgumentError, ShapeError
 from sae_fast.lm.interface import LanguageModel
-from sae_fast.lm.splice import Place, SAEs, places, sae_input
+from sae_fast.lm.places import Place, SAEs, places, sae_input
 from sae_fast.normalisation import rescaled
 from sae_fast.sae import SAE
 
@@ -97,6 +97,10 @@ def read(lm: LanguageModel, saes: SAEs, token_ids: Tensor) -> Prompt:
     found_places = places(saes)
     if not found_places:
         raise ArgumentError("saes", expected="at least one SAE", got="none")
+    if crosscoders := [place.name for place in found_places if place.crosscoder]:
+        advice = "Take SAEs, transcoders or a cross-layer transcoder; run_with_saes ablates features of crosscoders"
+        expected = "SAEs whose features depend on earlier layers alone"
+        raise ArgumentError("attribution", expected=expected, got=f"a crosscoder at {crosscoders[0]}", advice=advice)
     hooks = dict.fromkeys(hook for place in found_places for hook in (place.read, *place.writes))
     _check_widths(lm, found_places)
     found = lm.activations(token_ids, list(hooks))
@@ -141,13 +145,10 @@ def write_vectors(sae: SAE, feature: Tensor, scale: Tensor | None) -> Tensor:
 
 def _check_widths(lm: LanguageModel, found: tuple[Place, ...]) -> None:
     for place in found:
-        for hooks, width in (((place.read,), "d_in"), (place.writes, "d_out")):
-            for hook in hooks:
-                if getattr(place.sae.cfg, width) != lm.d_hook(hook):
-                    expected = f"{lm.d_hook(hook)}, the width at {hook}"
-                    raise ShapeError(
-                        f"{width} of the SAE at {place.name}", expected=expected, got=getattr(place.sae.cfg, width)
-                    )
+        for field, hook, width in place.widths:
+            if width != lm.d_hook(hook):
+                expected = f"{lm.d_hook(hook)}, the width at {hook}"
+                raise ShapeError(f"{field} of the SAE at {place.name}", expected=expected, got=width)
 
 
 def _wide(x: Tensor) -> Tensor:

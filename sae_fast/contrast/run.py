@@ -15,7 +15,7 @@ from sae_fast.contrast.texts import Text, read_texts
 from sae_fast.contrast.tokens import Reader, TokenChoice, Tokens, prefix_id
 from sae_fast.errors import ArgumentError, FormatError
 from sae_fast.lm.interface import LanguageModel
-from sae_fast.lm.splice import sae_input
+from sae_fast.lm.places import sae_input
 from sae_fast.progress import step
 from sae_fast.sae import SAE
 from sae_fast.sparse import SparseActs, row_pointer

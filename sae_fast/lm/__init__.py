@@ -22,8 +22,8 @@ from sae_fast.lm.feature_edits import Condition, FeatureEdit
 from sae_fast.lm.generation import Generation
 from sae_fast.lm.interface import Edit, LanguageModel, SaeRun, Unembed
 from sae_fast.lm.module import HookedModule, ModuleRun
+from sae_fast.lm.places import sae_input
 from sae_fast.lm.sae_cache import SaeCache
-from sae_fast.lm.splice import sae_input
 
 __all__ = [
     "BACKENDS",

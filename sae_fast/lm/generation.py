@@ -1,5 +1,6 @@
 """Generation under the KV cache: transformers' own `generate`, told before each pass which columns it computes."""
 
+import copy
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ def generate(
     begin: Callable[[Window], None],
     hooked: AbstractContextManager[None],
     options: dict[str, Any],
+    beforehand: Callable[[], AbstractContextManager[None]] | None = None,
 ) -> tuple[Tensor, Any]:
     """`(token ids [rows, pos], what transformers returned)` of `model.generate` with `hooked` around it.
 
@@ -53,17 +55,29 @@ def generate(
         begin: called before each pass with the columns that it computes.
         hooked: in force during generation.
         options: for `generate`.
+        beforehand: in force while each pass is first run by itself, with a cache of its own; None for no such pass.
     """
+    if beforehand is not None and (options.get("num_beams") or 1) > 1:
+        advice = "Sample instead, or generate without crosscoders"
+        raise ArgumentError("num_beams", expected="1 with a crosscoder", got=options["num_beams"], advice=advice)
     for name in _NO_PLACES:
         if options.get(name) is not None:
             raise ArgumentError(name, expected="not to be given: the place of a token would be lost", got="a value")
     options = {"do_sample": False, "disable_compile": True} | options
+
+    own_cache: list[Any] = []
 
     def before_pass(_: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
         past = kwargs.get("past_key_values")
         start = 0 if past is None else int(past.get_seq_length())
         begin(Window.continuing(ids, mask, start))
+        if beforehand is not None:
+            if start == 0:
+                own_cache[:] = [copy.deepcopy(past)]
+            with beforehand():
+                # Not the model's __call__, whose hooks would begin again.
+                model.forward(*args, **kwargs | {"past_key_values": own_cache[0]})
 
     handle = model.register_forward_pre_hook(before_pass, with_kwargs=True)
     try:

@@ -14,10 +14,11 @@ from torch import Tensor
 from sae_fast.errors import ArgumentError, ShapeError
 from sae_fast.lm.feature_edits import FeatureEdits
 from sae_fast.lm.generation import Generation
+from sae_fast.lm.places import SAEs
 from sae_fast.lm.positions import Positions, Window
 from sae_fast.lm.prompts import left_padded, padding_id, tokenize
 from sae_fast.lm.sae_cache import SaeCache
-from sae_fast.lm.splice import SAEs, Splice, keeping, sae_input
+from sae_fast.lm.splice import Splice, keeping
 from sae_fast.sparse import SparseActs
 
 Edit = Callable[[Tensor], Tensor]
@@ -125,13 +126,15 @@ class LanguageModel(ABC):
     ) -> dict[str, SparseActs]:
         """Feature activations `[batch, pos]` of each SAE, from one pass that stops after the last hook that one reads.
 
-        By the hook where an SAE writes (a layer of a cross-layer transcoder: where it reads), as in `SaeCache`.
+        By the hook where an SAE writes (a layer of a cross-layer transcoder: where it reads; a crosscoder: its hooks joined by
+        "+"), as in `SaeCache`.
         """
         splice = Splice(saes)
         self._check_widths(splice)
         splice.begin(Window.of(token_ids, attention_mask))
-        found = self.activations(token_ids, [place.read for place in splice.places], attention_mask, edits)
-        return {place.name: place.sae.encode(sae_input(place.sae, found[place.read], place.read)) for place in splice.places}
+        hooks = dict.fromkeys(hook for place in splice.places for hook in place.reads)
+        found = self.activations(token_ids, list(hooks), attention_mask, edits)
+        return {place.name: place.sae.encode(place.input(found)) for place in splice.places}
 
     def run_with_saes(
         self,
@@ -146,13 +149,15 @@ class LanguageModel(ABC):
         prompt_length: int | None = None,
         grad: bool = False,
     ) -> SaeRun:
-        """One pass with SAEs spliced in where they write.
+        """One pass with SAEs spliced in where they write; with crosscoders two, for they read all their hooks before that.
 
         Args:
             token_ids: int64 `[batch, pos]`.
             saes: an SAE, several, or a mapping from the hooks where they read. A transcoder reads at `cfg.hook_name` and
                 writes at `cfg.hook_name_out`; layers of a cross-layer transcoder may share hooks, and what they write is
-                summed. SAEs of a centred residual stream (`cfg.centred`) get it without its mean, which is put back.
+                summed. A crosscoder reads `cfg.hook_names` of a pass without SAEs, with the functions of `edits` in force, and
+                writes at all of them in a second pass. SAEs of a centred residual stream (`cfg.centred`) get it without its
+                mean, which is put back.
             attention_mask: see the class.
             error_term: True keeps what the SAEs do not explain, so that without edits the logits are bitwise the model's own;
                 False puts their output in the place of what is there.
@@ -173,9 +178,12 @@ class LanguageModel(ABC):
         splice.begin(Window.of(token_ids, attention_mask, prompt_length))
         kept: dict[str, Tensor] = {}
         functions = dict(splice.functions())
-        for name in hook_names:
-            functions[name] = keeping(name, functions.get(name), kept)
         with torch.set_grad_enabled(grad):
+            if splice.hooks_beforehand:
+                with splice.reading_beforehand():
+                    self.activations(token_ids, splice.hooks_beforehand, attention_mask, functions, grad=grad)
+            for name in hook_names:
+                functions[name] = keeping(name, functions.get(name), kept)
             logits = self.logits(token_ids, attention_mask, functions, grad=grad)
         return SaeRun(logits, SaeCache(splice, kept))
 
@@ -196,6 +204,7 @@ class LanguageModel(ABC):
 
         Greedy unless `do_sample=True`. The result equals that of recomputing the whole text for each token. Prompts of
         different lengths are padded on the left; padding changes nothing (see `positions` for how edits name tokens).
+        Crosscoders read a pass of their own, with a cache of its own, before each pass; with them there is no beam search.
 
         Args:
             prompts: a text, several, or int64 `[batch, pos]` with `attention_mask`, padded on either side.
@@ -240,11 +249,10 @@ class LanguageModel(ABC):
 
     def _check_widths(self, splice: Splice) -> None:
         for place in splice.places:
-            for hooks, width in (((place.read,), "d_in"), (place.writes, "d_out")):
-                for hook in hooks:
-                    if (got := getattr(place.sae.cfg, width)) != self.d_hook(hook):
-                        expected = f"{self.d_hook(hook)}, the width at {hook}"
-                        raise ShapeError(f"{width} of the SAE at {place.name}", expected=expected, got=got)
+            for field, hook, width in place.widths:
+                if width != self.d_hook(hook):
+                    expected = f"{self.d_hook(hook)}, the width at {hook}"
+                    raise ShapeError(f"{field} of the SAE at {place.name}", expected=expected, got=width)
 
     @abstractmethod
     def unembed(self) -> Unembed:

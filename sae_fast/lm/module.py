@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from sae_fast.lm import families, hooks
 from sae_fast.lm.feature_edits import FeatureEdits
 from sae_fast.lm.interface import Edit
+from sae_fast.lm.places import SAEs, places
 from sae_fast.lm.positions import Positions
 from sae_fast.lm.sae_cache import SaeCache
-from sae_fast.lm.splice import SAEs, Splice, keeping, sae_input
+from sae_fast.lm.splice import Splice, keeping
 from sae_fast.sparse import SparseActs
 
 
@@ -95,9 +96,9 @@ class HookedModule:
 
     def encode(self, saes: SAEs, *inputs: Any, **arguments: Any) -> dict[str, SparseActs]:
         """Feature activations of each SAE by the hook where it writes, from one pass that stops after the last hook."""
-        placed = Splice(saes).places
-        found = self.activations([place.read for place in placed], *inputs, **arguments)
-        return {place.name: place.sae.encode(sae_input(place.sae, found[place.read], place.read)) for place in placed}
+        placed = places(saes)
+        found = self.activations(list(dict.fromkeys(hook for place in placed for hook in place.reads)), *inputs, **arguments)
+        return {place.name: place.sae.encode(place.input(found)) for place in placed}
 
     def run_with_saes(
         self,
@@ -117,6 +118,9 @@ class HookedModule:
         splice = Splice(saes, edits, error_term, where, grad)
         splice.begin(None)
         functions = dict(splice.functions())
+        if splice.hooks_beforehand:
+            with splice.reading_beforehand(), torch.set_grad_enabled(grad):
+                self.activations(splice.hooks_beforehand, *inputs, edits=functions, grad=grad, **arguments)
         kept: dict[str, Tensor] = {}
         for name in hook_names:
             functions[name] = keeping(name, functions.get(name), kept)

@@ -1,12 +1,13 @@
 """What a pass with SAEs leaves behind, under the names that SAELens users know."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from sae_fast.errors import ArgumentError, HookNotFoundError
-from sae_fast.lm.splice import Place, Splice
+from sae_fast.lm.places import Place, sae_input
+from sae_fast.lm.splice import Splice
 from sae_fast.normalisation import normalised
 from sae_fast.sparse import SparseActs
 
@@ -16,8 +17,9 @@ _PARTS = ("hook_sae_input", "hook_sae_acts_pre", "hook_sae_acts_post", "hook_sae
 class SaeCache(Mapping[str, SparseActs | Tensor]):
     """Values of one pass by name: `<hook>.hook_sae_acts_post` and its siblings, and activations by hook name.
 
-    The hook is where an SAE writes; where it reads will do too if that means one SAE only (a layer of a cross-layer transcoder
-    is named after where it reads). All but the activations is computed when it is asked for.
+    The hook is where an SAE writes; where it reads will do too if that means one SAE only. A layer of a cross-layer transcoder
+    is named after where it reads, a crosscoder after its hooks joined by "+". All but the activations is computed when it is
+    asked for. Values of a crosscoder are side by side; `SAE.parts` takes them apart.
 
     | name | value |
     |---|---|
@@ -82,21 +84,26 @@ class SaeCache(Mapping[str, SparseActs | Tensor]):
                 return self._in_stream(place, reading.reconstruction(place.sae, after_edits=True))
             case "hook_sae_error":
                 clean = reading.reconstruction(place.sae, after_edits=False)
-                before = torch.stack([self._written[hook][0] for hook in place.writes], -2).to(clean)
-                centred = before.mean(-1, keepdim=True) if place.sae.cfg.centred else 0
-                return self._in_stream(place, (before - centred).reshape(clean.shape) - clean)
-        output = torch.stack([self._written[hook][1] for hook in place.writes], -2)
-        return output if place.cross_layer else output.squeeze(-2)
+                read = reading.there or {hook: self._written[hook][0] for hook in place.writes}
+                before = _joined(place, [sae_input(place.sae, read[hook], hook) for hook in place.writes])
+                return self._in_stream(place, before.to(clean).reshape(clean.shape) - clean)
+        return _joined(place, [self._written[hook][1] for hook in place.writes])
 
     def _in_stream(self, place: Place, value: Tensor) -> Tensor:
         """With heads flattened, as the model's activation is."""
-        return value if place.cross_layer else value.reshape(self._written[place.writes[0]][0].shape)
+        at_several = place.cross_layer or place.crosscoder
+        return value if at_several else value.reshape(self._written[place.writes[0]][0].shape)
 
 
 class UnknownNameError(HookNotFoundError, KeyError):
     """The cache of a pass has no value of that name."""
 
     __str__ = Exception.__str__
+
+
+def _joined(place: Place, parts: Sequence[Tensor]) -> Tensor:
+    """What there is at each hook where an SAE writes, in the form of its output."""
+    return torch.stack(list(parts), -2) if place.cross_layer else torch.cat(list(parts), -1)
 
 
 def _has_pre_activations(place: Place) -> bool:

@@ -2,9 +2,14 @@
 
 The change of an edit is `decode(a') - decode(a)`, added to what is there at the tokens that the edit applies to. All else stays
 bitwise as it is: the error `y - sae(x)` is kept by never taking it away.
+
+What a crosscoder says at its first hook depends on what it reads at the last, so it reads a pass of its own, without SAEs, and
+then writes at all hooks of a second one. Its error is that of the pass it has read: where an edit applies, its hooks are given
+their activations of that pass plus the change, so that what an edit adds at one hook is not counted again at the next.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -12,42 +17,15 @@ from torch import Tensor
 
 from sae_fast.errors import ArgumentError, ShapeError
 from sae_fast.lm.feature_edits import FeatureEdit, FeatureEdits, by_hook, edited
+from sae_fast.lm.places import Place, SAEs, in_stream, places, sae_input
 from sae_fast.lm.positions import Positions, Window
 from sae_fast.sae import SAE
 from sae_fast.sparse import SparseActs
 
-SAEs = SAE | Sequence[SAE] | Mapping[str, SAE]
-"""One SAE, several, or several by the hook where each reads (instead of the one that its configuration names)."""
+__all__ = ["Place", "SAEs", "Splice", "keeping", "places", "sae_input"]
 
 Function = Callable[[Tensor], Tensor]
 """What is done at a hook: takes the activation, returns its replacement."""
-
-_NOT_IN_THE_STREAM = ("hook_z", "hook_pre", "hook_post", "hook_normalized")
-"""Hooks in spaces of their own, which centring the weights that write to the residual stream leaves as they are."""
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """An SAE and where it reads and writes."""
-
-    sae: SAE
-    read: str
-    writes: tuple[str, ...]
-    """One hook, or those of a cross-layer transcoder in the order of its decoders."""
-
-    @property
-    def name(self) -> str:
-        """The hook that its entries of a cache are named after: where it writes, or reads if it writes at several."""
-        return self.writes[0] if len(self.writes) == 1 else self.read
-
-    @property
-    def cross_layer(self) -> bool:
-        """It writes through a decoder a hook, and others may write there too."""
-        return bool(self.sae.cfg.hook_names_out)
-
-    def is_at(self, hook_name: str) -> bool:
-        """Whether a hook name means this SAE."""
-        return hook_name in (self.read, self.name)
 
 
 @dataclass(eq=False)
@@ -62,6 +40,8 @@ class Reading:
     """After edits; `acts` itself where there are none."""
     touched: Tensor | None
     """Boolean `[rows, n]`, tokens that edits apply to; None where there are none."""
+    there: Mapping[str, Tensor] = field(default_factory=dict)
+    """A crosscoder's: the activations `[rows, n, d]` by hook of the pass that it has read."""
     reconstructions: dict[bool, Tensor] = field(default_factory=dict)
 
     def reconstruction(self, sae: SAE, after_edits: bool) -> Tensor:
@@ -78,39 +58,6 @@ class Reading:
         assert self.touched is not None
         rows = self.touched.flatten()
         return rows, sae.decode(self.edited.rows(rows)) - sae.decode(self.acts.rows(rows))
-
-
-def places(saes: SAEs) -> tuple[Place, ...]:
-    """Each SAE with its hooks.
-
-    Raises:
-        ArgumentError: an SAE without a hook name, or two that would write at one hook (of a cross-layer transcoder several
-            may, for what they write is summed).
-    """
-    if isinstance(saes, SAE):
-        saes = [saes]
-    given: Iterable[tuple[str | None, SAE]] = saes.items() if isinstance(saes, Mapping) else ((None, sae) for sae in saes)
-    found = tuple(_place(hook_name, sae) for hook_name, sae in given)
-    for index, place in enumerate(found):
-        for other in found[:index]:
-            shared = set(place.writes) & set(other.writes)
-            if shared and not (place.cross_layer and other.cross_layer and place.read != other.read):
-                advice = "Run them one after the other, or give the second another hook"
-                raise ArgumentError("saes", expected="one SAE a hook", got=f"two that write at {min(shared)}", advice=advice)
-    return found
-
-
-def sae_input(sae: SAE, activation: Tensor, hook_name: str | None = None) -> Tensor:
-    """What an SAE reads, given the model's activation `[..., d_in]` at its hook: on its device, and centred if `cfg.centred`.
-
-    An SAE that was trained on TransformerLens's processed weights has seen the residual stream, and whatever is added to it,
-    without its mean over `d_model`. Activations inside attention, MLP and norms are the same with and without that processing.
-    """
-    x = activation.to(sae.device)
-    if not sae.cfg.centred or (hook_name or sae.cfg.hook_name or "").endswith(_NOT_IN_THE_STREAM):
-        return x
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return wide - wide.mean(-1, keepdim=True)
 
 
 class Splice:
@@ -143,7 +90,10 @@ class Splice:
         self.readings: dict[Place, Reading] = {}
         self.written: dict[str, tuple[Tensor, Tensor]] = {}
         """What was at each hook, and what was put there."""
+        self.hooks_beforehand = tuple(dict.fromkeys(hook for place in self.places if place.crosscoder for hook in place.reads))
+        """What crosscoders read, in a pass before the one in which they write; empty where there are none."""
         self._window: Window | None = None
+        self._beforehand: dict[str, Tensor] | None = None
 
     def begin(self, window: Window | None) -> None:
         """Forget the pass before; the next one reads `window` (None: a model without tokens)."""
@@ -155,9 +105,22 @@ class Splice:
             advice = "Pass whole texts without padding on the left"
             raise ArgumentError("a temporal SAE reads all earlier tokens of a text", got="a pass without them", advice=advice)
 
+    @contextmanager
+    def reading_beforehand(self) -> Iterator[None]:
+        """Crosscoders read the pass within, with `functions()` in force: functions of edits are applied, no SAE is."""
+        there: dict[str, Tensor] = {}
+        self._beforehand = there
+        try:
+            yield
+        finally:
+            self._beforehand = None
+        for place in self.places:
+            if place.crosscoder:
+                self.readings[place] = self._read(place, {hook: there[hook] for hook in place.reads})
+
     def functions(self) -> dict[str, Function]:
         """What to do at each hook, by its name."""
-        reads = {place.read: None for place in self.places}
+        reads = {hook: None for place in self.places for hook in place.reads}
         writes = {hook: None for place in self.places for hook in place.writes}
         names = dict.fromkeys([*self._plain, *reads, *writes])
         return {name: self._function(name, name in reads, name in writes) for name in names}
@@ -177,10 +140,13 @@ class Splice:
         def at_hook(activation: Tensor) -> Tensor:
             if plain is not None:
                 activation = plain(activation)
+            if self._beforehand is not None:
+                self._beforehand[name] = activation
+                return activation
             if reads:
                 for place in self.places:
-                    if place.read == name:
-                        self.readings[place] = self._read(place, activation)
+                    if place.reads == (name,):
+                        self.readings[place] = self._read(place, {name: activation})
             if not writes:
                 return activation
             new = self._write(name, activation)
@@ -189,10 +155,10 @@ class Splice:
 
         return at_hook
 
-    def _read(self, place: Place, activation: Tensor) -> Reading:
-        x = sae_input(place.sae, activation, place.read)
+    def _read(self, place: Place, there: Mapping[str, Tensor]) -> Reading:
+        x = place.input(there)
         acts = place.sae.encode(x)
-        reading = Reading(x, acts, acts, None)
+        reading = Reading(x, acts, acts, None, there if place.crosscoder else {})
         if self._edits[place]:
             self.readings[place] = reading  # its own conditions look there
             window = self._window_of(acts)
@@ -204,39 +170,51 @@ class Splice:
         for place, _ in writers:
             if place not in self.readings:
                 raise ArgumentError(f"the SAE that writes at {name}", expected="to read before that", got=f"{place.read}")
-            if y.shape[-1] != place.sae.cfg.d_out:
-                raise ShapeError(f"d_out of the SAE at {name}", expected=y.shape[-1], got=place.sae.cfg.d_out)
+            for field_name, hook, width in place.widths:
+                if hook == name and field_name != "d_in" and y.shape[-1] != width:
+                    raise ShapeError(f"{field_name} of the SAE at {name}", expected=y.shape[-1], got=width)
         wide = y.to(torch.promote_types(y.dtype, torch.float32))
         if not self._error_term:
             return self._replaced(name, wide, writers).to(y.dtype)
         if self._grad:
-            out = wide.detach()
-            for place, index in writers:
-                reading = self.readings[place]
-                after, before = (_part(reading.reconstruction(place.sae, edits), place, index) for edits in (True, False))
-                out = out + (after - before.detach()).to(out.device).reshape(out.shape)
-            return out.to(y.dtype)
+            return self._with_gradient(name, wide, writers).to(y.dtype)
         out = wide
         for place, index in writers:
             if self.readings[place].touched is not None:
-                out = self._changed(out, place, index)
+                out = self._changed(name, out, place, index)
         return y if out is wide else out.to(y.dtype)
 
-    def _changed(self, y: Tensor, place: Place, index: int) -> Tensor:
-        rows, change = self.readings[place].change(place.sae)
+    def _with_gradient(self, name: str, y: Tensor, writers: Sequence[tuple[Place, int]]) -> Tensor:
+        out = y.detach()
+        for place, index in writers:
+            reading = self.readings[place]
+            if name in reading.there and reading.touched is not None:
+                touched = reading.touched.to(out.device).reshape(*out.shape[:-1], 1)
+                out = torch.where(touched, reading.there[name].detach().to(out), out)
+            after, before = (_part(reading.reconstruction(place.sae, edits), place, index) for edits in (True, False))
+            out = out + (after - before.detach()).to(out.device).reshape(out.shape)
+        return out
+
+    def _changed(self, name: str, y: Tensor, place: Place, index: int) -> Tensor:
+        reading = self.readings[place]
+        rows, change = reading.change(place.sae)
+        rows = rows.to(y.device)
         flat = y.reshape(rows.numel(), -1).clone()
-        flat[rows.to(y.device)] += _part(change, place, index).to(flat)
+        if name in reading.there:
+            flat[rows] = reading.there[name].reshape(flat.shape)[rows.to(reading.there[name].device)].to(flat)
+        flat[rows] += _part(change, place, index).to(flat)
         return flat.reshape(y.shape)
 
     def _replaced(self, name: str, y: Tensor, writers: Sequence[tuple[Place, int]]) -> Tensor:
         new = torch.zeros_like(y)
         for place, index in writers:
             new = new + _part(self.readings[place].reconstruction(place.sae, True), place, index).to(new).reshape(y.shape)
-        if writers[0][0].sae.cfg.centred and not name.endswith(_NOT_IN_THE_STREAM):
-            new = new + y.mean(-1, keepdim=True)
+        first = writers[0][0]
+        if first.sae.cfg.centred and in_stream(name):
+            new = new + self.readings[first].there.get(name, y).to(y).mean(-1, keepdim=True)
         if self._window is None and self._where is None:
             return new
-        chosen = self._window_of(self.readings[writers[0][0]].acts).mask(self._where).to(y.device)
+        chosen = self._window_of(self.readings[first].acts).mask(self._where).to(y.device)
         return torch.where(chosen.reshape(*y.shape[:-1], 1), new, y)
 
     def _acts_at(self, hook_name: str | None, place: Place) -> SparseActs:
@@ -268,15 +246,6 @@ def keeping(name: str, function: Function | None, kept: dict[str, Tensor]) -> Fu
     return keep
 
 
-def _place(hook_name: str | None, sae: SAE) -> Place:
-    cfg = sae.cfg
-    read = hook_name or cfg.hook_name
-    if read is None:
-        advice = "Give {hook name: SAE} instead"
-        raise ArgumentError(f"{sae}", expected="the name of the hook that it reads", got="none", advice=advice)
-    elsewhere = cfg.hook_name_out if cfg.hook_name_out != cfg.hook_name else None
-    return Place(sae, read, cfg.hook_names_out or (elsewhere or read,))
-
-
 def _part(output: Tensor, place: Place, index: int) -> Tensor:
-    return output[..., index, :] if place.cross_layer else output
+    """Of what an SAE gives for all its hooks, that for one."""
+    return place.sae.parts(output)[index]

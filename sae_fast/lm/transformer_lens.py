@@ -170,6 +170,9 @@ class HookedTransformerLM(HookedLM):
 
         def next_logits(ids: Tensor, whole_mask: Tensor) -> Tensor:
             splice.begin(Window.continuing(ids, mask, 0))
+            if splice.hooks_beforehand:
+                with splice.reading_beforehand():
+                    self.activations(ids, splice.hooks_beforehand, whole_mask, functions)
             return self.logits(ids, whole_mask, functions)[:, -1]
 
         return self._generation(generation.recompute(next_logits, token_ids, mask, end_ids, options), mask, end_ids)

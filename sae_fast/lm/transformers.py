@@ -72,7 +72,8 @@ class TransformersLM(HookedLM):
             splice.begin(window)
 
         hooked = self._edits_in_force(splice.functions())
-        ids, details = generation.generate(self.model, token_ids, mask, begin, hooked, options)
+        beforehand = splice.reading_beforehand if splice.hooks_beforehand else None
+        ids, details = generation.generate(self.model, token_ids, mask, begin, hooked, options, beforehand)
         return self._generation(ids, mask, generation.end_ids_of(self.model, options), details)
 
     def unembed(self) -> Unembed:

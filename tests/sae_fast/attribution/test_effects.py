@@ -10,7 +10,7 @@ from sae_fast import SAE, SAEConfig
 from sae_fast.attribution import attribute, log_probability, logit, logit_difference
 from sae_fast.errors import ArgumentError, ShapeError
 from sae_fast.lm import Edit, LanguageModel
-from sae_fast.lm.splice import sae_input
+from sae_fast.lm.places import sae_input
 
 HOOK = "blocks.1.hook_resid_post"
 KINDS: dict[str, Any] = {

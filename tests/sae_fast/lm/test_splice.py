@@ -11,7 +11,7 @@ import sae_fast
 import sitegen
 from sae_fast.errors import ArgumentError, HookNotFoundError, ShapeError
 from sae_fast.lm.feature_edits import FeatureEdit
-from sae_fast.lm.splice import sae_input
+from sae_fast.lm.places import sae_input
 from sae_fast.lm.transformers import TransformersLM
 from sae_fast.sae import SAE
 from sae_fast.sparse import SparseActs
