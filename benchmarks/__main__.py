@@ -6,11 +6,13 @@ import torch
 
 from benchmarks import choices, peers, results, table
 from benchmarks.measure import Budget, measure
-from benchmarks.sizes import CPU_SIZES, GPU_SIZES
+from benchmarks.sizes import CPU_SIZES, CPU_TRAINING, GPU_SIZES, GPU_TRAINING
+from benchmarks.training import measure_training
 
 GPU_SECONDS = 300.0
-"""For the operations; the kernels' choices take at most CHOICE_SECONDS more, together less than eight minutes."""
-CHOICE_SECONDS = 120.0
+"""For the operations; with the kernels' choices and training, which take as much more as follows, less than eight minutes."""
+CHOICE_SECONDS = 90.0
+TRAINING_SECONDS = 60.0
 CPU_SECONDS = 600.0
 
 
@@ -39,14 +41,16 @@ def gpu() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     budget = Budget(CHOICE_SECONDS, each=1.0, rounds=20)
     choices.update_table(choices.measure_choices(GPU_SIZES[:3], device, budget))
-    entries = measure(GPU_SIZES, device, Budget(GPU_SECONDS, each=1.0, rounds=30))
+    entries = measure_training(GPU_TRAINING, device, Budget(TRAINING_SECONDS, each=2.0, rounds=20))
+    entries += measure(GPU_SIZES, device, Budget(GPU_SECONDS, each=1.0, rounds=30))
     print(results.write("gpu", device, entries))
 
 
 def cpu() -> None:
     """All operations at the sizes for a CPU."""
     device = torch.device("cpu")
-    entries = measure(CPU_SIZES, device, Budget(CPU_SECONDS, each=6.0, rounds=7))
+    entries = measure_training(CPU_TRAINING, device, Budget(TRAINING_SECONDS, each=20.0, rounds=7))
+    entries += measure(CPU_SIZES, device, Budget(CPU_SECONDS, each=6.0, rounds=7))
     print(results.write("cpu", device, entries))
 
 

@@ -56,6 +56,14 @@ CPU_SIZES = (
     Size("gpt2-adverse", 768, 24_576, 1_024, 32, 70, "kinds of input", "adverse"),
 )
 
+GPU_TRAINING = (
+    Size("train-65k", 2304, 65_536, 4_096, 64, 64, "Gemma 2B, 65k, a usual batch of training"),
+    Size("train-gpt2", 768, 24_576, 4_096, 32, 32, "GPT-2 small, a usual batch of training"),
+)
+"""Of which steps of training are timed."""
+
+CPU_TRAINING = (Size("train-8k", 256, 8_192, 4_096, 32, 32, "a small LM, a usual batch of training"),)
+
 PEER_SIZE = Size("gpt2", 768, 24_576, 4_096, 32, 70, "GPT-2 small, res-jb")
 """At which encode and decode are compared with installed peers."""
 

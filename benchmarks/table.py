@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import ROOT, read_all
-from benchmarks.sizes import CPU_SIZES, GPU_SIZES, KINDS, PEER_SIZE
+from benchmarks.sizes import CPU_SIZES, CPU_TRAINING, GPU_SIZES, GPU_TRAINING, KINDS, PEER_SIZE
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN = "<!-- begin: written by `python -m benchmarks table` -->"
@@ -25,6 +25,7 @@ HEADINGS = {
     "topk encode": "TopK SAE, encode",
     "jumprelu": "JumpReLU SAE, encode and decode",
     "jumprelu encode": "JumpReLU SAE, encode",
+    "training step": "TopK SAE, a step of training",
 }
 
 NOTHING = "–"
@@ -52,7 +53,7 @@ def render(sets: list[dict[str, Any]]) -> str:
 
 
 def _sizes() -> str:
-    sizes = dict.fromkeys([*CPU_SIZES, PEER_SIZE, *GPU_SIZES])
+    sizes = dict.fromkeys([*CPU_SIZES, *CPU_TRAINING, PEER_SIZE, *GPU_SIZES, *GPU_TRAINING])
     rows = [f"| {s.name} | {s.d_in:,} | {s.d_sae:,} | {s.tokens:,} | {s.k} | {s.l0:g} | {s.kind} | {s.what} |" for s in sizes]
     kinds = "\n".join(f"* *{kind}*: {what}" for kind, what in KINDS.items())
     head = "| size | d_in | d_sae | tokens | k | L0 | input | |\n|---|---:|---:|---:|---:|---:|---|---|"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import measure, results, table
+from benchmarks import measure, results, table, training
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.correct import WrongResultError, check
 from benchmarks.operands import Operands, make
@@ -105,3 +105,20 @@ def test_the_page_is_what_the_results_say() -> None:
     text = table.PAGE.read_text(encoding="utf-8")
 
     assert text.split(table.BEGIN)[1].split(table.END)[0].strip() == table.render(results.read_all()).strip()
+
+
+def test_training_steps_are_checked_and_timed() -> None:
+    """Both contenders begin with the loss of the specification."""
+    entries = training.measure_training((TINY,), CPU, measure.Budget(60, each=0.01, rounds=3), report=lambda line: None)
+
+    assert {entry["contender"]: entry["runs"] for entry in entries} == {"eager": 3, "sae_fast": 3}
+    assert all(entry["error"] < 1e-5 and entry["ms"] > 0 for entry in entries)
+
+
+def test_a_wrong_step_of_training_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is timed whose first loss is another."""
+    exact = training._exact_loss
+    monkeypatch.setattr(training, "_exact_loss", lambda o: 1.001 * exact(o))
+
+    with pytest.raises(WrongResultError, match="the first loss is off"):
+        training.measure_training((TINY,), CPU, measure.Budget(60, each=0.01, rounds=3), report=lambda line: None)
