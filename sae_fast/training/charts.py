@@ -27,7 +27,7 @@ def line_chart(lines: Sequence[Line], low: float | None = None, high: float | No
     values = [y for line in lines for y in line.y if math.isfinite(y)]
     if not values:
         return ""
-    log = log and min(values) > 0 and max(values) > 20 * min(values)
+    log = log and min(values) > 0 and max(values) > 10 * min(values)
     bottom, top = _range(values, low, high, log)
     right = max(x for line in lines for x in line.x)
 
@@ -84,8 +84,9 @@ def histogram(lines: Sequence[Line], label: str) -> str:
 
 def short(value: float) -> str:
     """A number as a label: `0`, `0.05`, `12k`, `3.5M`."""
-    if value and abs(value) < 1e-3:
-        return f"{value:.0e}".replace("e-0", "e-")
+    if value and abs(value) < 2e-3:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= limit:
             return f"{value / (1e3 if unit == 'k' else limit):.3g}{unit}"

@@ -106,7 +106,17 @@ def test_a_constant_and_no_values_are_drawn_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (0.05, "0.05"), (3e-5, "3e-5"), (12_000, "12k"), (3.5e6, "3.5M"), (2e9, "2G")]
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.05, "0.05"),
+        (3e-5, "3e-5"),
+        (7.5e-4, "7.5e-4"),
+        (1e-3, "1e-3"),
+        (12_000, "12k"),
+        (3.5e6, "3.5M"),
+        (2e9, "2G"),
+    ],
 )
 def test_labels_are_short(value: float, text: str) -> None:
     """As people write them."""
