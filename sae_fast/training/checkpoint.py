@@ -30,8 +30,11 @@ def save_checkpoint(folder: Path, trainer: Trainer, settings: Mapping[str, Any])
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"checkpoint-{trainer.step:08}.safetensors"
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainer.state().items()}
-    if not trainer.ranks.is_first:
+    tensors = {}
+    for name, tensor in trainer.each_state():
+        if trainer.layout.everyone.is_first:
+            tensors[name] = tensor.detach().cpu().contiguous()
+    if not trainer.layout.everyone.is_first:
         return file
     text = json.dumps(settings, sort_keys=True)
     # One entry: safetensors writes several in any order.

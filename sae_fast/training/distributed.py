@@ -1,28 +1,31 @@
-"""The processes of a run that `torchrun` starts: each takes its rows of every batch, or holds its part of the features.
-
-Data parallel (default): gradients are averaged, so that a step is that of the whole batch. What a loss selects or measures over
-a batch (BatchTopK's k · n, the quadratic penalty's L0) it does over the rows of a process, as with gradient accumulation.
-"""
+"""The processes of a run that `torchrun` starts: how they are joined, and what they tell each other."""
 
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from sae_fast.errors import ArgumentError
+
+PATIENCE = timedelta(days=2)
+"""How long a process waits for the others: the first may collect activations for hours. One that ends is noticed at once."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where this process stands among those of the run; one of one where torchrun has not started it."""
+    """Processes that share something, and where this one stands among them; one of one where torchrun has not started it."""
 
     rank: int = 0
     size: int = 1
+    group: dist.ProcessGroup | None = None
+    """None: all of the run"""
 
     @property
     def is_first(self) -> bool:
@@ -32,7 +35,7 @@ class Ranks:
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over processes."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def gathered(self, tensor: Tensor) -> list[Tensor]:
@@ -40,15 +43,29 @@ class Ranks:
         if self.size == 1:
             return [tensor]
         found = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(found, tensor.contiguous())
+        dist.all_gather(found, tensor.contiguous(), group=self.group)
         return found
+
+    def mean(self, x: Tensor, n: int) -> Tensor:
+        """The mean over the tokens of all processes, from the mean `x` over the `n` of this one; its gradient is that of `x`.
+
+        Gradients that are then averaged over processes are those of the common mean.
+        """
+        if self.size == 1:
+            return x
+        total, count = self.total(torch.stack([x.detach().double() * n, torch.full_like(x, n, dtype=torch.float64)]))
+        return x + ((total / count).to(x.dtype) - x.detach())
+
+    def share(self, n: int, device: torch.device) -> float:
+        """`n` of this process as a multiple of the mean of all: the weight of its gradients among those that are averaged."""
+        return 1.0 if self.size == 1 else n * self.size / int(self.total(torch.tensor(n, device=device)))
 
     def average_gradients(self, module: nn.Module) -> None:
         """Replace every gradient by its mean over processes; all have the same parameters without one."""
         if self.size == 1:
             return
-        grads = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-        for work in [dist.all_reduce(grad, async_op=True) for grad in grads]:
+        grads = [local(parameter.grad) for parameter in module.parameters() if parameter.grad is not None]
+        for work in [dist.all_reduce(grad, group=self.group, async_op=True) for grad in grads]:
             work.wait()
         for grad in grads:
             grad /= self.size
@@ -60,7 +77,12 @@ class Ranks:
     def wait(self) -> None:
         """Until all have come here."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @contextmanager
@@ -75,7 +97,7 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size()), device
         # A process that leaves while another still talks to it can bring that one down.

@@ -21,7 +21,7 @@ from sae_fast.corpus.tokens import TokenDataset
 from sae_fast.errors import ConfigError
 from sae_fast.lm.interface import Edit, LanguageModel
 from sae_fast.tables import at_least
-from sae_fast.training.distributed import Ranks, require_even
+from sae_fast.training.distributed import require_even
 from sae_fast.training.trainer import StepMetrics, Trainer, TrainOptions
 from sae_fast.training.variants import Loss, Moment, Variant
 
@@ -57,16 +57,15 @@ class FineTuner(Trainer):
         lm: LanguageModel,
         dataset: TokenDataset,
         contexts: NDArray[np.int64],
-        ranks: Ranks | None = None,
     ) -> None:
         """`contexts` are those of training. Raises `ConfigError` for variants that write at several hooks."""
         for name, variant in variants.items():
             if len(variant.options.writes) > 1:
                 raise ConfigError(f"[finetune]: {name} writes at several hooks; only one can be spliced in")
-        require_even(ranks or Ranks(), "[finetune] contexts", options.contexts)
         given: dict[str, Any] = {"tokens": options.tokens, "batch_tokens": options.contexts * dataset.context_length}
         given |= {"lr": options.lr, "warmup": 0.0, "decay": 1.0, "seed": train.seed, "precision": train.precision}
-        super().__init__(variants, TrainOptions(**given, clip_norm=train.clip_norm), ranks)
+        super().__init__(variants, TrainOptions(**given, clip_norm=train.clip_norm))
+        require_even(self.layout.rows, "[finetune] contexts", options.contexts)
         for optimizer in self.optimizers.values():
             # A table's own rate is for the first training; the ratio of thresholds to weights stays.
             peak = optimizer.param_groups[0]["peak_lr"]
@@ -80,7 +79,7 @@ class FineTuner(Trainer):
         while True:
             places = np.arange(step * per_step, (step + 1) * per_step)
             chosen = [int(Permutation(n, self.options.seed, int(p) // n)[np.array([p % n])][0]) for p in places]
-            yield Batch.of(self.dataset, np.sort(self.contexts[chosen])[self.ranks.rank :: self.ranks.size])
+            yield Batch.of(self.dataset, np.sort(self.contexts[chosen])[self.layout.rows.rank :: self.layout.rows.size])
             step += 1
 
     def _train(self, name: str, variant: Variant, batch: Any) -> StepMetrics:
@@ -90,24 +89,28 @@ class FineTuner(Trainer):
             clean = self.lm.logits(batch.token_ids, batch.attention_mask)
         edits = _edits(variant, batch, Moment(self.options.n_steps, self.options.n_steps), losses)
         spliced = self.lm.logits(batch.token_ids, batch.attention_mask, edits, grad=True)
-        (loss,) = losses
-        effect = self._effect(spliced, clean, batch)
-        weight = loss.total.detach() / effect.detach().clamp(min=1e-12)
-        loss.total = (loss.total + weight * effect) / 2
-        loss.terms[self.finetune.loss] = effect.detach()
-        loss.total.backward()
+        (loss,), rows = losses, self.layout.rows
+        effect, n_predictions = self._effect(spliced, clean, batch)
+        # Processes have different numbers of tokens; the gradients that are averaged over them are weighted accordingly.
+        total, mean_effect = rows.mean(loss.total, loss.n).detach(), rows.mean(effect, n_predictions).detach()
+        weight = total / mean_effect.clamp(min=1e-12)
+        n, of_predictions = rows.share(loss.n, effect.device), rows.share(n_predictions, effect.device)
+        ((loss.total * n + weight * effect * of_predictions) / 2).backward()
+        loss.total = (total + weight * mean_effect) / 2
+        loss.terms[self.finetune.loss] = mean_effect
         loss.release()
-        self.take_step(name, self.data_ranks.total(loss.fired), loss.n * self.data_ranks.size)
-        return self._metrics(name, losses, loss.fired)
+        n_tokens = int(rows.total(torch.tensor(loss.n, device=effect.device)))
+        self.take_step(name, rows.total(loss.fired), n_tokens)
+        return self._metrics(name, losses, loss.fired, n_tokens)
 
-    def _effect(self, logits: Tensor, clean: Tensor, batch: Batch) -> Tensor:
-        """Mean over predictions, in nats."""
+    def _effect(self, logits: Tensor, clean: Tensor, batch: Batch) -> tuple[Tensor, int]:
+        """(mean over predictions, in nats, how many they are)."""
         predicts = (batch.is_counted[:, :-1] & (batch.attention_mask[:, 1:] > 0)).to(logits.device)
         log_q = functional.log_softmax(logits[:, :-1][predicts].float(), dim=-1)
         if self.finetune.loss == "ce":
-            return functional.nll_loss(log_q, batch.token_ids.to(logits.device)[:, 1:][predicts])
+            return functional.nll_loss(log_q, batch.token_ids.to(logits.device)[:, 1:][predicts]), len(log_q)
         log_p = functional.log_softmax(clean[:, :-1][predicts].float(), dim=-1)
-        return functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+        return functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True), len(log_q)
 
 
 def _edits(variant: Variant, batch: Batch, moment: Moment, losses: list[Loss]) -> dict[str, Edit]:

@@ -46,9 +46,14 @@ class Step(torch.autograd.Function):
 
 
 def weighted_l1(values: Tensor, norms: Tensor, n: int, p: float = 1.0) -> Tensor:
-    """Mean over n tokens of `(Σ (|a| ‖d‖)^p)` with decoder norms `norms` of the same shape; p = 1 is the L1 norm."""
+    """Mean over n tokens of `(Σ (|a| ‖d‖)^p)` with decoder norms `norms` of the same shape; p = 1 is the L1 norm.
+
+    The gradient by an activation of zero is zero, also where that of the power is not bounded.
+    """
     weighted = values.abs() * norms
-    return (weighted if p == 1 else weighted.pow(p)).sum() / n
+    if p == 1:
+        return weighted.sum() / n
+    return torch.where(weighted > 0, torch.where(weighted > 0, weighted, 1.0).pow(p), 0.0).sum() / n
 
 
 def quadratic_l0(l0: Tensor, target: float) -> Tensor:

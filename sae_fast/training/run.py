@@ -22,7 +22,7 @@ from torch import Tensor
 
 import sae_fast.lm
 from sae_fast.corpus.tokens import TokenDataset
-from sae_fast.errors import StoppedError
+from sae_fast.errors import ArgumentError, StoppedError
 from sae_fast.files import write_whole
 from sae_fast.lm.interface import LanguageModel
 from sae_fast.progress import step as progress_step
@@ -35,13 +35,13 @@ from sae_fast.training.distributed import Ranks, joined, require_even
 from sae_fast.training.estimate import require_memory
 from sae_fast.training.finetune import FineTuner
 from sae_fast.training.finish import finish, measure, save
+from sae_fast.training.layout import ALONE, Layout, layout
 from sae_fast.training.metrics_log import MetricsLog
 from sae_fast.training.report import write_report
 from sae_fast.training.signals import stopping_on_request
 from sae_fast.training.sinks import Sinks
 from sae_fast.training.trainer import StepMetrics, Trainer
 from sae_fast.training.variants import VARIANTS, Start, Variant
-from sae_fast.training.variants.sharded import sharded
 
 
 @dataclass(frozen=True)
@@ -70,21 +70,23 @@ def train(config: RunConfig, show_progress: bool = True) -> dict[str, SAE]:
 
 def _train_all(config: RunConfig, ranks: Ranks, show_progress: bool) -> dict[str, SAE]:
     options, folder = config.train, Path(config.output.folder)
-    require_even(ranks, "[train] batch_tokens / accumulate", options.batch_tokens // options.accumulate)
+    place = layout(ranks, options.shard_features, config.model.device)
+    require_even(place.rows, "[train] batch_tokens / accumulate", options.batch_tokens // options.accumulate)
     if ranks.is_first:
         Sinks(config.output, {}).require()
     lm = load_lm(config)
     data = prepare(config, lm, ranks, show_progress)
-    variants = make_variants(config, data.activations, ranks)
+    variants = make_variants(config, data.activations, place)
     require_memory(variants.values(), options.batch_tokens)
-    trainer = Trainer(variants, options, ranks)
+    trainer = Trainer(variants, options)
     settings = {**config.as_dict(), "activations_of": dict(data.activations.about)}
     resume(folder / "checkpoints", trainer, settings)
-    parts = ranks if not options.shard_features else Ranks()
     with Loop(config, ranks, settings, show_progress) as loop:
-        loop.run(trainer, lambda first: data.activations.batches(options, first, parts), folder / "checkpoints", "training")
+        loop.run(
+            trainer, lambda first: data.activations.batches(options, first, place.rows), folder / "checkpoints", "training"
+        )
         if config.finetune.tokens:
-            tuner = FineTuner(variants, config.finetune, options, lm, data.dataset, data.training_contexts, parts)
+            tuner = FineTuner(variants, config.finetune, options, lm, data.dataset, data.training_contexts)
             resume(folder / "finetune", tuner, settings)
             loop.offset = options.n_steps
             loop.run(tuner, tuner.batches, folder / "finetune", "fine-tuning")
@@ -115,17 +117,20 @@ def hooks_of(config: RunConfig) -> list[str]:
     return list(dict.fromkeys(hook for _, options in config.sae.values() for hook in (*options.reads, *options.writes)))
 
 
-def make_variants(config: RunConfig, activations: Activations, ranks: Ranks | None = None) -> dict[str, Variant]:
-    """The SAEs before their first step, on the device of the run."""
+def make_variants(config: RunConfig, activations: Activations, place: Layout = ALONE) -> dict[str, Variant]:
+    """The SAEs before their first step, on the device of the run; of features in parts, this process's."""
+    for name, (kind, _) in config.sae.items():
+        if place.mesh is not None and (why := VARIANTS[kind].why_whole):
+            raise ArgumentError(
+                f"[train] shard_features: {name} ({kind})", expected="another architecture", advice=f"For it, {why}"
+            )
     samples = activations.sample(SAMPLE_TOKENS, config.train.seed)
     made: dict[str, Variant] = {}
     for name, (kind, options) in config.sae.items():
         x, scale_in, _ = _joined(samples, activations, options.reads)
         y, scale_out, widths = _joined(samples, activations, options.writes)
-        variant = VARIANTS[kind](options, Start(x, y, scale_in, scale_out, widths))
-        if ranks is not None and config.train.shard_features:
-            variant = sharded(variant, ranks)
-        made[name] = variant.to(config.model.device)
+        variant = VARIANTS[kind](options, Start(x, y, scale_in, scale_out, widths, place))
+        made[name] = variant.to(config.model.device).distributed()
     return made
 
 
@@ -211,7 +216,7 @@ def _finish_all(config: RunConfig, variants: Mapping[str, Variant], data: Data, 
     folder, found, results, formats = Path(config.output.folder), {}, {}, {}
     for name, variant in variants.items():
         whole = variant.whole()
-        if not ranks.is_first:
+        if whole is None or not ranks.is_first:
             continue
         saes = finish(config, whole, data.activations, data.prepend_bos)
         for suffix, sae in saes.items():

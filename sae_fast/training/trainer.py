@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sae_fast.errors import ArgumentError, ConfigError
 from sae_fast.tables import at_least
-from sae_fast.training.distributed import Ranks
+from sae_fast.training.layout import part_like, whole
 from sae_fast.training.schedules import Schedule, check_schedule, lr_factor
 from sae_fast.training.variants import Loss, Moment, Variant
 
@@ -44,8 +44,9 @@ class TrainOptions:
     """largest norm of a step's gradient; nearly always reached, so that large early gradients do not slow Adam later"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """of the products; weights, sums and the optimizer are float32 either way"""
-    shard_features: bool = False
-    """with torchrun: each process holds a part of the features and sees every batch, instead of the other way round (topk)"""
+    shard_features: bool | int = False
+    """with torchrun: each process holds a part of the features and sees every batch, instead of the other way round; a number:
+    so many share the features of an SAE, and the groups of so many share the batch"""
     seed: int = 0
     """of the order of the activations"""
 
@@ -53,6 +54,7 @@ class TrainOptions:
         check_schedule(self.schedule)
         for name in ("tokens", "batch_tokens", "accumulate"):
             at_least("[train]", name, getattr(self, name), 1)
+        at_least("[train]", "shard_features", self.shard_features, 0)
         if self.batch_tokens % self.accumulate:
             raise ConfigError(f"[train] accumulate: expected a divisor of batch_tokens = {self.batch_tokens}")
         if not self.lr > 0:
@@ -87,12 +89,11 @@ class StepMetrics:
 class Trainer:
     """The variants, their optimizers, and the step that comes next."""
 
-    def __init__(self, variants: Mapping[str, Variant], options: TrainOptions, ranks: Ranks | None = None) -> None:
-        """With `ranks`, batches are this process's rows, or whole ones where the features are sharded."""
+    def __init__(self, variants: Mapping[str, Variant], options: TrainOptions) -> None:
+        """Under torchrun, batches are the rows of this process, as the layout of the variants has it."""
         if not variants:
             raise ArgumentError("variants", expected="at least one SAE to train", got="none")
-        self.ranks = ranks or Ranks()
-        self.data_ranks = Ranks() if options.shard_features else self.ranks
+        self.layout = next(iter(variants.values())).layout
         self.variants, self.options = dict(variants), options
         self.optimizers = {name: _optimizer(variant, options) for name, variant in variants.items()}
         for variant in variants.values():
@@ -116,27 +117,31 @@ class Trainer:
                 report(metrics)
 
     def state(self) -> dict[str, Tensor]:
-        """All that a run needs to go on, by name; the same whatever the number of processes."""
-        tensors = {"step": torch.tensor(self.step)}
+        """All that a run needs to go on, by name; the same whatever the number of processes, all of which must call it."""
+        return dict(self.each_state())
+
+    def each_state(self) -> Iterator[tuple[str, Tensor]]:
+        """One tensor of `state` after another, so that not all need be held where features are in parts."""
+        yield "step", torch.tensor(self.step)
         for name, variant in self.variants.items():
             for key, value in variant.state_dict().items():
-                tensors[f"{name}/weights/{key}"] = variant.gathered(key, value)
+                yield f"{name}/weights/{key}", whole(value)
             moments = self.optimizers[name].state_dict()["state"]
             for number, key in enumerate(self._numbered(name)):
                 for kind, value in moments.get(number, {}).items():
-                    tensors[f"{name}/adam/{key}/{kind}"] = variant.gathered(key, torch.as_tensor(value))
-        return tensors
+                    yield f"{name}/adam/{key}/{kind}", whole(torch.as_tensor(value))
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up a run where `state` left it."""
         for name, variant in self.variants.items():
-            weights = _below(tensors, f"{name}/weights/")
-            variant.load_state_dict({key: variant.own_part(key, value) for key, value in weights.items()})
+            own = variant.state_dict()
+            variant.load_state_dict({key: part_like(tensors[f"{name}/weights/{key}"], like) for key, like in own.items()})
             adam: dict[int, dict[str, Tensor]] = {}
             for number, key in enumerate(self._numbered(name)):
-                moments = _below(tensors, f"{name}/adam/{key}/")
+                prefix = f"{name}/adam/{key}/"
+                moments = [full for full in tensors if full.startswith(prefix)]
                 if moments:
-                    adam[number] = {kind: variant.own_part(key, value) for kind, value in moments.items()}
+                    adam[number] = {full.removeprefix(prefix): part_like(tensors[full], own[key]) for full in moments}
             optimizer = self.optimizers[name]
             optimizer.load_state_dict({**optimizer.state_dict(), "state": adam})
         self.step = int(tensors["step"])
@@ -157,16 +162,17 @@ class Trainer:
             (losses[-1].total * (len(x_part) / len(x))).backward()
             losses[-1].release()
         fired = torch.stack([loss.fired for loss in losses]).sum(0)
-        self.take_step(name, self.data_ranks.total(fired), len(x) * self.data_ranks.size)
-        return self._metrics(name, losses, fired)
+        n = len(x) * self.layout.rows.size
+        self.take_step(name, self.layout.rows.total(fired), n)
+        return self._metrics(name, losses, fired, n)
 
     def take_step(self, name: str, fired: Tensor, n: int) -> None:
-        """A step of the optimizer, from the gradients that are there. `fired` [d_sae] and `n` tokens are of all processes."""
+        """A step of the optimizer, from the gradients that are there. `fired` [n_own] and `n` tokens are of the whole batch."""
         variant, optimizer, options = self.variants[name], self.optimizers[name], self.options
         factor = lr_factor(self.step, options.n_steps, options.warmup, options.decay, options.schedule)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        self.data_ranks.average_gradients(variant)
+        self.layout.rows.average_gradients(variant)
         variant.after_backward()
         if options.clip_norm is not None:
             variant.clip_gradients(options.clip_norm)
@@ -174,33 +180,31 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         variant.after_step(fired, n)
 
-    def _metrics(self, name: str, losses: list[Loss], fired: Tensor) -> StepMetrics:
-        """Of the whole batch; `fired` is summed over processes already."""
-        variant, n_parts = self.variants[name], len(losses) * self.data_ranks.size
+    def _metrics(self, name: str, losses: list[Loss], fired: Tensor, n: int) -> StepMetrics:
+        """Of the whole batch of `n` tokens; `fired` is summed over its rows already."""
+        variant, rows, features = self.variants[name], self.layout.rows, self.layout.features
         terms = list(losses[-1].terms)
-        means = torch.stack([torch.stack([loss.total.detach(), *(loss.terms[term] for term in terms)]) for loss in losses])
-        sums = torch.stack([_sums(loss) for loss in losses])
-        totals = self.data_ranks.total(torch.cat([means.double().sum(0) / n_parts, sums.sum(0)]))
-        loss, *of_terms, error, squares = totals[: len(terms) + 3].tolist()
-        n = sum(loss.n for loss in losses) * self.data_ranks.size
-        deviation = squares - float(totals[len(terms) + 3 :].square().sum()) / n
+        sums = rows.total(torch.stack([_sums(loss, terms) for loss in losses]).sum(0))
+        loss, *of_terms, error, squares = [float(value) for value in sums[: len(terms) + 3]]
+        deviation = squares - float(sums[len(terms) + 3 :].square().sum()) / n
         return StepMetrics(
             step=self.step + 1,
             tokens=(self.step + 1) * self.options.batch_tokens,
-            loss=loss,
-            terms=dict(zip(terms, of_terms, strict=True)),
+            loss=loss / n,
+            terms={term: value / n for term, value in zip(terms, of_terms, strict=True)},
             explained_variance=1 - error / max(deviation, 1e-30),
-            l0=float(variant.totalled(fired)) / n,
-            n_dead=int(variant.totalled(variant.dead)),
+            l0=float(features.total(fired.sum())) / n,
+            n_dead=int(features.total(variant.dead.sum())),
             lr=self.optimizers[name].param_groups[0]["lr"],
         )
 
 
-def _sums(loss: Loss) -> Tensor:
-    """Squared error, sum of squares and sum of the targets of one part of a batch, float64 [2 + d_out]."""
+def _sums(loss: Loss, terms: list[str]) -> Tensor:
+    """Sums over the tokens of a part of a batch, float64 [n_terms + 3 + d_out]: loss, terms, squared error, squares, y."""
     mean = loss.mean.double()
     squares = loss.squared_deviation.double() + loss.n * mean.square().sum()
-    return torch.cat([torch.stack([loss.squared_error.double(), squares]), loss.n * mean])
+    of_loss = torch.stack([loss.total.detach(), *(loss.terms[term] for term in terms)]).double() * loss.n
+    return torch.cat([of_loss, torch.stack([loss.squared_error.double(), squares]), loss.n * mean])
 
 
 def side_by_side(batch: Mapping[str, Tensor], hooks: tuple[str, ...]) -> Tensor:
@@ -211,7 +215,3 @@ def side_by_side(batch: Mapping[str, Tensor], hooks: tuple[str, ...]) -> Tensor:
 def _optimizer(variant: Variant, options: TrainOptions) -> torch.optim.Adam:
     groups: Any = variant.parameter_groups(options.lr)
     return torch.optim.Adam(groups, lr=options.lr, betas=(options.beta1, options.beta2), fused=True)
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

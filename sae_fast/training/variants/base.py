@@ -6,7 +6,7 @@ SAE takes and gives activations in the LM's own units.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +17,8 @@ from sae_fast.config import Architecture, SAEConfig
 from sae_fast.errors import NonFiniteError
 from sae_fast.sae import SAE
 from sae_fast.sparse import SparseActs
+from sae_fast.training.distributed import local
+from sae_fast.training.layout import part_like, whole
 from sae_fast.training.variants.loss import Loss, Moment, fired_counts, loss_of
 from sae_fast.training.variants.options import SharedOptions, VariantOptions
 from sae_fast.training.variants.start import Start, initial_rows
@@ -35,6 +37,10 @@ class Variant(nn.Module, ABC):
 
     Options: ClassVar[type[SharedOptions]] = VariantOptions
     architecture: ClassVar[Architecture]
+    by_feature: ClassVar[frozenset[str]] = frozenset({"W_enc", "W_dec", "b_enc", "tokens_since_active"})
+    """parameters and buffers with a row for each feature"""
+    why_whole: ClassVar[str | None] = None
+    """why its features cannot be spread over processes, where they cannot"""
 
     tokens_since_active: Tensor
     scale_in: Tensor
@@ -47,20 +53,27 @@ class Variant(nn.Module, ABC):
         self.compute_dtype = torch.float32
         """dtype in which inputs and weights are multiplied; sums, weights and gradients are float32 or wider"""
         self.d_in, self.d_out = start.x.shape[1], start.y.shape[1]
-        self.d_sae = options.features(self.d_in)
+        self.d_sae, self.layout, self.widths = options.features(self.d_in), start.layout, start.widths
+        self.own = self.layout.own_features(self.d_sae)
+        self.n_own = self.own.stop - self.own.start
+        """features of this process: all, as a rule"""
         self.is_transcoder = options.writes != options.reads
-        generator = torch.Generator().manual_seed(options.seed)
-        W_enc, W_dec = initial_rows(self.d_sae, start, options, self.is_transcoder, generator)
+        W_enc, W_dec = initial_rows(self.own, self.d_sae, start, options, self.is_transcoder)
         self.W_enc = nn.Parameter(W_enc)
         self.W_dec = nn.Parameter(W_dec)
         self.b_dec = nn.Parameter((start.y.double().mean(0) * start.scale_out).float())
-        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
+        self.b_enc = nn.Parameter(torch.zeros(self.n_own))
         has_skip = isinstance(options, VariantOptions) and options.skip
         self.W_skip = nn.Parameter(torch.zeros(self.d_out, self.d_in)) if has_skip else None
-        self.register_buffer("tokens_since_active", torch.zeros(self.d_sae, dtype=torch.int64))
+        self.register_buffer("tokens_since_active", torch.zeros(self.n_own, dtype=torch.int64))
         self.register_buffer("scale_in", torch.as_tensor(start.scale_in).double().expand(self.d_in).clone())
         self.register_buffer("scale_out", torch.as_tensor(start.scale_out).double().expand(self.d_out).clone())
         self.register_buffer("density", torch.tensor(1.0))
+
+    def __getattr__(self, name: str) -> Any:
+        """Parameters and buffers as kernels take them: of a dictionary in parts, the own part of a DTensor."""
+        found = super().__getattr__(name)
+        return local(found) if isinstance(found, Tensor) else found
 
     @abstractmethod
     def objective(self, x: Tensor, y: Tensor, moment: Moment) -> Loss:
@@ -85,21 +98,30 @@ class Variant(nn.Module, ABC):
         """Scale all gradients down together where their norm is above `largest`."""
         nn.utils.clip_grad_norm_(self.parameters(), largest)
 
-    def totalled(self, counts: Tensor) -> Tensor:
-        """The sum of counts over all parts of the dictionary; they are here as a rule (see `sharded`)."""
-        return counts.sum()
-
-    def gathered(self, name: str, tensor: Tensor) -> Tensor:
-        """A tensor of the state, by the name of its parameter or buffer, with the parts that other processes hold."""
-        return tensor
-
-    def whole(self) -> "Variant":
-        """With all features."""
+    def distributed(self) -> "Variant":
+        """Itself, with DTensors for its parameters where other processes hold other features; call it on its device."""
+        self.layout.distribute(self, self.by_feature)
         return self
 
-    def own_part(self, name: str, tensor: Tensor) -> Tensor:
-        """Of a gathered tensor what this process holds."""
-        return tensor
+    def load_whole(self, state: Mapping[str, Tensor]) -> None:
+        """Load the state of all features, of which this process takes its own."""
+        self.load_state_dict({name: part_like(state[name], like) for name, like in self.state_dict().items()})
+
+    def whole(self) -> "Variant | None":
+        """With all features: itself, or where they are in parts, a copy in main memory in the first process alone.
+
+        All processes must call it.
+        """
+        if self.layout.mesh is None:
+            return self
+        is_first = self.layout.everyone.is_first
+        state = {name: _on_host(value, is_first) for name, value in self.state_dict().items()}
+        if not is_first:
+            return None
+        nothing = Start(torch.zeros(1, self.d_in), torch.zeros(1, self.d_out), 1.0, 1.0, self.widths)
+        copy = type(self)(self.options, nothing)
+        copy.load_state_dict(state)
+        return copy
 
     def scaled(self, x: Tensor) -> Tensor:
         """Inputs in the units of training."""
@@ -116,22 +138,22 @@ class Variant(nn.Module, ABC):
     @torch.no_grad()
     def after_backward(self) -> None:
         """Remove the part of the decoder's gradient along its rows, where they keep norm one."""
-        if self.options.unit_norm_decoder and self.W_dec.grad is not None:
-            grad, rows = self.W_dec.grad, self.W_dec
+        of_decoder = self._parameters["W_dec"]
+        if self.options.unit_norm_decoder and of_decoder is not None and of_decoder.grad is not None:
+            grad, rows = local(of_decoder.grad), self.W_dec
             grad -= (grad * rows).sum(-1, keepdim=True) * rows
 
     @torch.no_grad()
     def after_step(self, fired: Tensor, n: int) -> None:
-        """Rescale the decoder and count the tokens since each feature was active. `fired` [d_sae] and `n` are of the step."""
+        """Rescale the decoder and count the tokens since each feature was active. `fired` [n_own] and `n` are of the step."""
         if self.options.unit_norm_decoder:
             self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp(min=1e-12))
-        self.tokens_since_active += n
-        self.tokens_since_active[fired > 0] = 0
-        self.density.fill_(float(fired.sum()) / (n * self.d_sae))
+        self.tokens_since_active.add_(n)[fired > 0] = 0
+        self.density.fill_(float(self.layout.features.total(fired.sum())) / (n * self.d_sae))
 
     @property
     def dead(self) -> Tensor:
-        """Bool [d_sae]."""
+        """Bool [n_own]."""
         return self.tokens_since_active >= self.options.dead_after_tokens
 
     @property
@@ -197,8 +219,12 @@ class Variant(nn.Module, ABC):
         """What is encoded: `x - b_dec` for an SAE, `x` for a transcoder."""
         return x if self.is_transcoder else x - self.b_dec
 
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the features of this process read, whose gradient is that of all features."""
+        return self.layout.copied(self.centred(x))
+
     def decoder_norms(self) -> Tensor:
-        """What a penalty weights activations by, [d_sae]: norms of the decoder's rows."""
+        """What a penalty weights activations by, [n_own]: norms of the decoder's rows."""
         return self.W_dec.norm(dim=1)
 
     def narrowed(self, weights: Tensor) -> Tensor:
@@ -220,16 +246,30 @@ class Variant(nn.Module, ABC):
         rows, bias = (self.W_enc, self.b_enc) if features is None else (self.W_enc[features], self.b_enc[features])
         return self.product(x, rows) + bias
 
-    def decoded(self, acts: SparseActs | Tensor, x: Tensor) -> Tensor:
-        """The output for scaled inputs `x`, skip term included, from sparse or dense activations."""
-        y_hat = (
-            ops.decode(acts, self.narrowed(self.W_dec), self.b_dec)
-            if isinstance(acts, SparseActs)
-            else self.product(acts, self.W_dec.T) + self.b_dec
-        )
-        return y_hat if self.W_skip is None else y_hat + x @ self.W_skip.T
+    def decoded(self, acts: SparseActs | Tensor, x: Tensor, frozen: bool = False) -> Tensor:
+        """The output for scaled inputs `x`, skip term included, from sparse or dense activations.
+
+        With `frozen`, the weights are constants.
+        """
+        W_dec, b_dec = (weights.detach() if frozen else weights for weights in (self.W_dec, self.b_dec))
+        is_whole = self.layout.mesh is None
+        bias = b_dec if is_whole else torch.zeros_like(b_dec)
+        if isinstance(acts, SparseActs):
+            y_hat = ops.decode(acts, self.narrowed(W_dec), bias)
+        else:
+            y_hat = self.product(acts, W_dec.T) + bias
+        y_hat = y_hat if is_whole else self.layout.summed(y_hat) + b_dec
+        if self.W_skip is None:
+            return y_hat
+        return y_hat + x @ (self.W_skip.detach() if frozen else self.W_skip).T
 
     def reconstruction(self, y: Tensor, y_hat: Tensor, acts: SparseActs | Tensor) -> Loss:
         """A loss of the mean squared error alone, `mean ‖y - ŷ‖²`, to which a variant adds its terms."""
         error = (y - y_hat).square().sum()
-        return loss_of(error, fired_counts(acts, self.d_sae), y, y_hat)
+        return loss_of(error, fired_counts(acts, self.n_own), y, y_hat)
+
+
+def _on_host(tensor: Tensor, keep: bool) -> Tensor:
+    """A tensor of all features in main memory, or nothing of it; all processes must call this."""
+    found = whole(tensor)
+    return found.cpu() if keep else found.new_empty(0)

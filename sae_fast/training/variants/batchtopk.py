@@ -9,11 +9,15 @@ from torch import Tensor
 from sae_fast import ops
 from sae_fast.config import Architecture
 from sae_fast.errors import ConfigError
-from sae_fast.sparse import SparseActs, row_pointer
+from sae_fast.sparse import SparseActs
 from sae_fast.tables import at_least
 from sae_fast.training.calibration import threshold_for_l0
+from sae_fast.training.selection import among_largest, kept
 from sae_fast.training.variants.base import HeldOut, Loss, Moment, SharedOptions, VariantOptions
 from sae_fast.training.variants.topk import TopK
+
+REACH = 1.5
+"""What each of several processes looks at, as a multiple of its share of the k · n largest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +76,38 @@ class BatchTopK(TopK):
         super().__init__(options, start)
         self.register_buffer("running_threshold", torch.zeros((), dtype=torch.float64))
         self.register_buffer("n_seen", torch.zeros((), dtype=torch.int64))
+        self.reach = REACH
 
     def select(self, x: Tensor) -> SparseActs:
         """Activations of centred inputs; follows the smallest that is kept."""
-        acts = ops.encode_batch_topk(x, self.encoder, self.b_enc, min(self.options.k, self.d_sae))
-        if self.training and acts.nnz:
+        k = min(self.options.k, self.d_sae)
+        if self.layout.everyone.size > 1:
+            acts, smallest = self._select_together(x, k)
+        else:
+            acts = ops.encode_batch_topk(x, self.encoder, self.b_enc, k)
+            smallest = float(acts.values.detach().min()) if acts.nnz else 0.0
+        if self.training and smallest:
             decay = self.options.threshold_decay
-            self.running_threshold.mul_(decay).add_((1 - decay) * float(acts.values.detach().min()))
+            self.running_threshold.mul_(decay).add_((1 - decay) * smallest)
             self.n_seen += 1
         return acts
+
+    def _select_together(self, x: Tensor, k: float) -> tuple[SparseActs, float]:
+        """(activations among the k · n largest of the tokens and features of all processes, the smallest of all).
+
+        Each process looks at somewhat more than its share, and all again at twice as many where one may have missed some.
+        """
+        layout = self.layout
+        wanted = int(k * int(layout.rows.total(torch.tensor(len(x), device=x.device))))
+        while True:
+            most = min(float(self.n_own), self.reach * k / layout.features.size)
+            acts = ops.encode_batch_topk(x, self.encoder, self.b_enc, most)
+            values = acts.values.detach()
+            chosen, smallest = among_largest(values, wanted, layout.everyone)
+            is_full = most < self.n_own and acts.nnz == int(most * len(x)) and acts.nnz > 0
+            if not layout.everyone.any(is_full and float(values.min()) > smallest, x.device):
+                return kept(acts, chosen), smallest
+            self.reach *= 2
 
     def threshold_of(self, held_out: HeldOut) -> Tensor | None:
         """The value with which the mean L0 on held-out tokens is k."""
@@ -111,12 +138,13 @@ class Matryoshka(BatchTopK):
 
     def objective(self, x: Tensor, y: Tensor, moment: Moment) -> Loss:
         """`mean over prefixes of mean ‖y - ŷ_prefix‖² + c · aux`."""
-        inputs = self.centred(x)
+        inputs = self.inputs(x)
         acts = self.select(inputs)
-        y_hat, errors, begin = self.decoded(_of_features(acts, 0, 0), x), [], 0
+        y_hat, errors, begin = self.decoded(_of_features(acts, 0, 0), x), [], -self.own.start
         nothing = torch.zeros_like(self.b_dec)
         for size in self.group_sizes:
-            y_hat = y_hat + ops.decode(_of_features(acts, begin, begin + size), self.narrowed(self.W_dec), nothing)
+            written = ops.decode(_of_features(acts, begin, begin + size), self.narrowed(self.W_dec), nothing)
+            y_hat = y_hat + self.layout.summed(written)
             errors.append((y - y_hat).square().sum() / len(y))
             begin += size
         loss = self.reconstruction(y, y_hat, acts)
@@ -135,6 +163,4 @@ class Matryoshka(BatchTopK):
 
 def _of_features(acts: SparseActs, first: int, last: int) -> SparseActs:
     """The entries of the features from `first` to `last`, of the same tokens."""
-    chosen = (acts.col_indices >= first) & (acts.col_indices < last)
-    counts = torch.bincount(acts.row_indices()[chosen], minlength=acts.shape[0])
-    return SparseActs(row_pointer(counts), acts.col_indices[chosen], acts.values[chosen], acts.shape)
+    return kept(acts, (acts.col_indices >= first) & (acts.col_indices < last))

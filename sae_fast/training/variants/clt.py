@@ -52,6 +52,8 @@ class CLTOptions(SharedOptions):
         super().__post_init__()
         if len(self.hook_names) != len(self.hook_names_out) or not self.hook_names:
             raise ConfigError("[[sae]] hook_names_out: expected as many hooks as in hook_names, at least one")
+        if any(read == write for read, write in zip(self.hook_names, self.hook_names_out, strict=True)):
+            raise ConfigError("[[sae]] hook_names_out: expected another hook than that at which the layer reads")
         self.of_layer(0)
 
     @property
@@ -119,13 +121,15 @@ class CLTLayer(JumpReLU):
 class CLT(Variant):
     """Layers that share their outputs. Features are counted through all layers."""
 
+    why_whole: ClassVar[str | None] = "its features are divided by layer already, and parts of layers are not made"
+
     Options: ClassVar[type[SharedOptions]] = CLTOptions
     architecture: ClassVar[Architecture] = "jumprelu"
 
     def __init__(self, options: Any, start: Start) -> None:
         nn.Module.__init__(self)
         n = len(options.hook_names)
-        self.options, self.d_in, self.d_out = options, start.x.shape[1], start.y.shape[1]
+        self.options, self.d_in, self.d_out, self.layout = options, start.x.shape[1], start.y.shape[1], start.layout
         if self.d_in % n or self.d_out % n or len(set(start.widths)) > 1:
             raise ArgumentError("clt", expected="hooks of one width", got=f"widths {list(start.widths)}")
         self.width_in, self.width_out = self.d_in // n, self.d_out // n
@@ -143,7 +147,7 @@ class CLT(Variant):
 
     def _layer(self, layer: int, start: Start) -> CLTLayer:
         own, later = slice(layer * self.width_in, (layer + 1) * self.width_in), slice(layer * self.width_out, None)
-        part = Start(start.x[:, own], start.y[:, later], self.scale_in[own], self.scale_out[later])
+        part = Start(start.x[:, own], start.y[:, later], self.scale_in[own], self.scale_out[later], layout=self.layout)
         return CLTLayer(self.options.of_layer(layer), part, self.options.hook_names_out[layer:])
 
     def objective(self, x: Tensor, y: Tensor, moment: Moment) -> Loss:

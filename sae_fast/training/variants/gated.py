@@ -34,35 +34,27 @@ class Gated(Variant):
 
     Options: ClassVar[type[SharedOptions]] = GatedOptions
     architecture: ClassVar[Architecture] = "gated"
+    by_feature: ClassVar[frozenset[str]] = Variant.by_feature | {"b_mag", "r_mag"}
 
     def __init__(self, options: Any, start: Any) -> None:
         super().__init__(options, start)
         # The gate's bias is b_enc, so that what the base says of pre-activations holds of the gate.
-        self.b_mag = nn.Parameter(torch.zeros(self.d_sae))
-        self.r_mag = nn.Parameter(torch.zeros(self.d_sae))
+        self.b_mag = nn.Parameter(torch.zeros(self.n_own))
+        self.r_mag = nn.Parameter(torch.zeros(self.n_own))
 
     def objective(self, x: Tensor, y: Tensor, moment: Moment) -> Loss:
         """`mean ‖y - ŷ‖² + λ(t) · mean Σ relu(π) ‖d‖ + mean ‖y - ŷ(relu(π))‖²`, the last with the decoder held fixed or not."""
-        inputs, options = self.centred(x), self.options
+        inputs, options = self.inputs(x), self.options
         acts, gate = self._dense(inputs) if self.is_dense else self._sparse(inputs)
         loss = self.reconstruction(y, self.decoded(acts, x), acts)
         norms = self.decoder_norms()
         of_gate = norms[gate.col_indices.long()] if isinstance(gate, SparseActs) else norms
-        l1 = weighted_l1(gate.values if isinstance(gate, SparseActs) else gate, of_gate, len(x))
-        rebuilt = self._frozen(gate, x) if options.freeze_auxiliary_decoder else self.decoded(gate, x)
+        l1 = self.layout.summed(weighted_l1(gate.values if isinstance(gate, SparseActs) else gate, of_gate, len(x)))
+        rebuilt = self.decoded(gate, x, frozen=options.freeze_auxiliary_decoder)
         aux = (y - rebuilt).square().sum() / len(x)
         loss.terms |= {"l1": l1.detach(), "aux": aux.detach()}
         loss.total = loss.total + options.l1_coefficient * moment.risen(options.l1_warmup) * l1 + aux
         return loss
-
-    def _frozen(self, acts: Tensor | SparseActs, x: Tensor) -> Tensor:
-        """What `decoded` gives, without gradients by the decoder."""
-        W_dec, b_dec = self.W_dec.detach(), self.b_dec.detach()
-        if isinstance(acts, SparseActs):
-            rebuilt = ops.decode(acts, self.narrowed(W_dec), b_dec)
-        else:
-            rebuilt = self.product(acts, W_dec.T) + b_dec
-        return rebuilt if self.W_skip is None else rebuilt + x @ self.W_skip.detach().T
 
     def _dense(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         h = self.product(inputs, self.W_enc)

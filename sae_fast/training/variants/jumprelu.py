@@ -57,14 +57,15 @@ class JumpReLU(Variant):
 
     Options: ClassVar[type[SharedOptions]] = JumpReLUOptions
     architecture: ClassVar[Architecture] = "jumprelu"
+    by_feature: ClassVar[frozenset[str]] = Variant.by_feature | {"log_threshold"}
 
     def __init__(self, options: Any, start: Any) -> None:
         super().__init__(options, start)
-        self.log_threshold = nn.Parameter(torch.full((self.d_sae,), options.initial_threshold).log())
+        self.log_threshold = nn.Parameter(torch.full((self.n_own,), options.initial_threshold).log())
 
     def objective(self, x: Tensor, y: Tensor, moment: Moment) -> Loss:
         """`mean ‖y - ŷ‖² + λ(t) · penalty + c · pull on dead features`."""
-        inputs, threshold = self.centred(x), self.log_threshold.exp()
+        inputs, threshold = self.inputs(x), self.log_threshold.exp()
         near, entry_threshold, features = self.near(inputs, threshold)
         values = penalties.JumpReLU.apply(near, entry_threshold, self.options.bandwidth)
         acts = values if features is None else with_values(features, values)
@@ -75,7 +76,7 @@ class JumpReLU(Variant):
         return self.with_pull(loss, inputs, threshold)
 
     def near(self, inputs: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, SparseActs | None]:
-        """(pre-activations, their thresholds, entries): all [n, d_sae], or [nnz] of those above θ - ε/2 with their entries."""
+        """(pre-activations, their thresholds, entries): all [n, n_own], or [nnz] of those above θ - ε/2 with their entries."""
         if self.is_dense:
             pre_acts = self.pre_acts(inputs)
             return pre_acts, threshold.expand_as(pre_acts), None
@@ -88,29 +89,28 @@ class JumpReLU(Variant):
         options = self.options
         if options.penalty == "tanh":
             norms = self.decoder_norms()
-            return penalties.tanh_l0(
-                values, norms if entries is None else norms[entries.col_indices.long()], n, options.tanh_scale
-            )
-        l0 = penalties.Step.apply(near, threshold, options.bandwidth).sum() / n
-        return l0 if options.penalty == "step" else penalties.quadratic_l0(l0, options.target_l0)
+            norms = norms if entries is None else norms[entries.col_indices.long()]
+            return self.layout.summed(penalties.tanh_l0(values, norms, n, options.tanh_scale))
+        l0 = self.layout.summed(penalties.Step.apply(near, threshold, options.bandwidth).sum() / n)
+        return l0 if options.penalty == "step" else penalties.quadratic_l0(self.layout.rows.mean(l0, n), options.target_l0)
 
     def with_pull(self, loss: Loss, inputs: Tensor, threshold: Tensor) -> Loss:
-        """Add the term of features that never fire. `inputs` are centred, `threshold` [d_sae]."""
+        """Add the term of features that never fire. `inputs` are centred, `threshold` [n_own]."""
         dead, coefficient = self.dead, self.options.dead_coefficient
-        if coefficient and bool(dead.any()):
+        if coefficient and int(self.layout.features.total(dead.sum())):
             norms = self.W_dec[dead].norm(dim=1)
-            pull = penalties.dead_pre_activation(self.pre_acts(inputs, dead), threshold[dead], norms)
+            pull = self.layout.summed(penalties.dead_pre_activation(self.pre_acts(inputs, dead), threshold[dead], norms))
             loss.total = loss.total + coefficient * pull
             loss.terms["dead"] = pull.detach()
         return loss
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """The thresholds have a learning rate of their own."""
-        lr = self.options.lr or lr
-        weights = [parameter for name, parameter in self.named_parameters() if name != "log_threshold"]
+        lr, weights = self.options.lr or lr, dict(self.named_parameters())
+        log_threshold = weights.pop("log_threshold")
         return [
-            {"params": weights, "peak_lr": lr},
-            {"params": [self.log_threshold], "peak_lr": self.options.threshold_lr or 20 * lr},
+            {"params": list(weights.values()), "peak_lr": lr},
+            {"params": [log_threshold], "peak_lr": self.options.threshold_lr or 20 * lr},
         ]
 
     def threshold_of(self, held_out: HeldOut) -> Tensor | None:

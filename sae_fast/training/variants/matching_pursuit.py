@@ -36,6 +36,9 @@ class Pursuit(Variant):
 
     Options: ClassVar[type[SharedOptions]] = PursuitOptions
     architecture: ClassVar[Architecture] = "matching_pursuit"
+    why_whole: ClassVar[str | None] = (
+        "each step of a token needs the best of all features, a message between processes each time"
+    )
 
     def __init__(self, options: Any, start: Any) -> None:
         super().__init__(options, start)

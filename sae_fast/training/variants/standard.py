@@ -50,7 +50,7 @@ class Standard(Variant):
 
     def objective(self, x: Tensor, y: Tensor, moment: Moment) -> Loss:
         """`mean ‖y - ŷ‖² + λ(t) · mean Σ (a ‖d‖)^p`."""
-        inputs, options = self.centred(x), self.options
+        inputs, options = self.inputs(x), self.options
         acts: Tensor | SparseActs
         if self.is_dense:
             acts = values = self.pre_acts(inputs).relu()
@@ -59,7 +59,7 @@ class Standard(Variant):
             acts = ops.encode_threshold(inputs, self.encoder, self.b_enc, torch.zeros_like(self.b_enc))
             values, norms = acts.values, self.decoder_norms()[acts.col_indices.long()]
         loss = self.reconstruction(y, self.decoded(acts, x), acts)
-        l1 = weighted_l1(values, norms, len(x), options.lp_norm)
+        l1 = self.layout.summed(weighted_l1(values, norms, len(x), options.lp_norm))
         loss.terms["l1"] = l1.detach()
         loss.total = loss.total + options.l1_coefficient * moment.risen(options.l1_warmup) * l1
         return loss

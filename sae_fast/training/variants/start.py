@@ -5,10 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sae_fast.training.layout import ALONE, Layout
 from sae_fast.training.variants.options import SharedOptions
 
 FREE_NORM = 0.1
 """Of decoder rows at the start where their norms are free (Anthropic, April 2024 update)."""
+DRAWN = 8192
+"""Rows that are drawn at once; a multiple of 16, with which PyTorch draws what it would draw in one go."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +28,28 @@ class Start:
     """√d_out / mean norm of what is written, or [d_out]."""
     widths: tuple[int, ...] = ()
     """of the hooks that are written at, where there are several."""
+    layout: Layout = ALONE
+    """which rows and features are this process's."""
 
 
-def initial_rows(
-    d_sae: int, start: Start, options: SharedOptions, is_transcoder: bool, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """(encoder rows [d_sae, d_in], decoder rows [d_sae, d_out]); of an SAE they have one direction."""
+def initial_rows(own: slice, d_sae: int, start: Start, options: SharedOptions, is_transcoder: bool) -> tuple[Tensor, Tensor]:
+    """(encoder rows [n, d_in], decoder rows [n, d_out]) of the features `own` of `d_sae`; of an SAE they have one direction."""
     norm_in, norm_out = (0.5, 1.0) if options.unit_norm_decoder else (FREE_NORM, FREE_NORM)
-    noise = nn.functional.normalize(torch.randn(d_sae, start.y.shape[1], generator=generator), dim=1)
+    generator = torch.Generator().manual_seed(options.seed)
+    noise = _directions(own, d_sae, start.y.shape[1], generator)
     if options.start_from_data:
         y = (start.y * start.scale_out).float()
-        chosen = y[torch.randint(0, len(y), (d_sae,), generator=generator)] - y.mean(0)
+        chosen = y[torch.randint(0, len(y), (d_sae,), generator=generator)[own]] - y.mean(0)
         noise = nn.functional.normalize(nn.functional.normalize(chosen, dim=1) + 0.5 * noise, dim=1)
     if not is_transcoder:
         return norm_in * noise, norm_out * noise
-    rows = nn.functional.normalize(torch.randn(d_sae, start.x.shape[1], generator=generator), dim=1)
-    return norm_in * rows, norm_out * noise
+    return norm_in * _directions(own, d_sae, start.x.shape[1], generator), norm_out * noise
+
+
+def _directions(own: slice, d_sae: int, width: int, generator: torch.Generator) -> Tensor:
+    """Rows `own` of `d_sae` random directions. All are drawn, a few at a time, so that parts are those of a whole."""
+    found = []
+    for first in range(0, d_sae, DRAWN):
+        drawn = torch.randn(min(DRAWN, d_sae - first), width, generator=generator)
+        found.append(drawn[max(0, own.start - first) : max(0, own.stop - first)])
+    return nn.functional.normalize(torch.cat(found), dim=1)

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae_fast import ops
 from sae_fast.config import Architecture
 from sae_fast.sparse import SparseActs
 from sae_fast.tables import at_least
+from sae_fast.training.selection import among_largest_of_row, kept
 from sae_fast.training.variants.base import HeldOut, Loss, Moment, SharedOptions, Variant, VariantOptions
 
 
@@ -38,11 +39,18 @@ class TopK(Variant):
 
     def select(self, x: Tensor) -> SparseActs:
         """Activations of centred inputs."""
-        return ops.encode_topk(x, self.encoder, self.b_enc, min(self.options.k, self.d_sae))
+        return self.among_all(ops.encode_topk(x, self.encoder, self.b_enc, min(self.options.k, self.n_own)))
+
+    def among_all(self, proposed: SparseActs) -> SparseActs:
+        """Of the k entries that this process proposes to each token, those among the k largest in all parts."""
+        if self.layout.mesh is None:
+            return proposed
+        magnitudes = proposed.topk_view()[1].detach().abs()
+        return kept(proposed, among_largest_of_row(magnitudes, self.options.k, self.layout.features).flatten())
 
     def objective(self, x: Tensor, y: Tensor, moment: Moment) -> Loss:
         """`mean ‖y - ŷ‖² + c · aux`."""
-        inputs = self.centred(x)
+        inputs = self.inputs(x)
         acts = self.select(inputs)
         y_hat = self.decoded(acts, x)
         loss = self.reconstruction(y, y_hat, acts)
@@ -54,17 +62,27 @@ class TopK(Variant):
         Gao et al. 2024, appendix A.2; the normalised form, in units of the error so that its weight does not depend on scale.
         """
         dead, coefficient = self.dead, self.options.aux_coefficient
-        n_dead = int(dead.sum())
+        n_dead = int(self.layout.features.total(dead.sum()))
         if not n_dead or not coefficient:
             return loss
         target = residual.detach()
         pre_acts = self.pre_acts(inputs, dead)
-        values, indices = self.strongest(pre_acts, min(n_dead, self.options.k_aux or max(1, self.d_in // 2)))
+        values, indices = self._strongest_of_all(pre_acts, min(n_dead, self.options.k_aux or max(1, self.d_in // 2)))
         acts = torch.zeros_like(pre_acts).scatter(1, indices, values)
-        error = (acts @ self.W_dec[dead] - target).square().sum() / len(target)
+        error = (self.layout.summed(acts @ self.W_dec[dead]) - target).square().sum() / len(target)
         loss.total = loss.total + coefficient * error
         loss.terms["aux"] = error.detach()
         return loss
+
+    def _strongest_of_all(self, pre_acts: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """(values, indices) of a token's k strongest in all parts of the dictionary, zeros for those of other parts."""
+        values, indices = self.strongest(pre_acts, min(k, pre_acts.shape[1]))
+        if self.layout.mesh is None:
+            return values, indices
+        # All parts propose as many; zeros stand in where a part has fewer.
+        proposed = nn.functional.pad(values.detach().abs(), (0, k - values.shape[1]))
+        chosen = among_largest_of_row(proposed, k, self.layout.features)
+        return values * chosen[:, : values.shape[1]], indices
 
     def strongest(self, pre_acts: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """(values, indices) [n, k]."""
@@ -87,8 +105,8 @@ class AbsTopK(TopK):
 
     def select(self, x: Tensor) -> SparseActs:
         """Activations of centred inputs."""
-        values, indices = self.strongest(self.pre_acts(x), min(self.options.k, self.d_sae))
-        return SparseActs.from_topk(indices, values, self.d_sae)
+        values, indices = self.strongest(self.pre_acts(x), min(self.options.k, self.n_own))
+        return self.among_all(SparseActs.from_topk(indices, values, self.n_own))
 
     def strongest(self, pre_acts: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """(signed values, indices) [n, k]."""

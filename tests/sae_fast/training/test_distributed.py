@@ -9,40 +9,86 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from sae_fast.errors import ArgumentError
+from sae_fast.sparse import SparseActs
 from sae_fast.training.distributed import Ranks, require_even
+from sae_fast.training.layout import Layout, layout
+from sae_fast.training.selection import among_largest, among_largest_of_row, kept
 from sae_fast.training.variants import VARIANTS, Start
-from sae_fast.training.variants.sharded import sharded
 
 FOLDER = Path(__file__).parent
-train = runpy.run_path(str(FOLDER / "distributed_steps.py"))["train"]
+steps = runpy.run_path(str(FOLDER / "distributed_steps.py"))
+WHOLE = {name for name, given in steps["CASES"].items() if VARIANTS[given["architecture"]].why_whole}
+QUICK = ["data:batchtopk", "data:jumprelu", "features:topk", "features:matryoshka", "features:jumprelu-transcoder"]
+ALL = [f"{mode}:{name}" for mode in ("data", "features") for name in steps["CASES"] if mode == "data" or name not in WHOLE]
+
+
+def torchrun(n: int, *command: str | Path) -> "subprocess.CompletedProcess[str]":
+    """A command of Python in n processes, one thread each."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}", *map(str, command)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(FOLDER.parents[2])}
+    return subprocess.run(run, capture_output=True, text=True, timeout=600, env=environment)
 
 
 def on_two(*command: str | Path) -> None:
-    """Run a command of Python in two processes, one thread each."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *map(str, command)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(FOLDER.parents[2])}
-    done = subprocess.run(torchrun, capture_output=True, text=True, timeout=300, env=environment)
+    """A command that is to succeed in two processes."""
+    done = torchrun(2, *command)
     assert done.returncode == 0, done.stderr[-4000:]
 
 
+def assert_same(folder: Path, task: str) -> None:
+    """Of a task that was done in several processes, the curve and every tensor of the state are those of one process."""
+    mode, _, case = task.partition(":")
+    together, alone = load_file(folder / f"{mode}-{case}.safetensors"), steps["results"](case)
+    torch.testing.assert_close(together["curve"], alone["curve"], rtol=1e-5, atol=1e-5, msg=lambda text: f"{task}: {text}")
+    assert together.keys() == alone.keys()
+    for key, value in alone.items():
+        scale = float(value.abs().max()) if value.is_floating_point() else 0.0
+        close = dict(rtol=1e-4, atol=1e-5 * scale)
+        torch.testing.assert_close(together[key], value, **close, msg=lambda text, key=key: f"{task} {key}: {text}")
+
+
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    """Loss, L0, explained variance, dead features and weights within rounding, whether rows or features are spread."""
-    alone = train(Ranks(), by_features=False)
+    """Curves, weights, moments of Adam and counters within rounding, whether rows or features are spread."""
+    on_two(FOLDER / "distributed_steps.py", tmp_path, *QUICK)
 
-    on_two(FOLDER / "distributed_steps.py", tmp_path)
+    for task in QUICK:
+        assert_same(tmp_path, task)
 
-    assert float(alone["curve"][:, 3].max()) > 0
-    assert float(alone["curve"][:, 4].max()) > 0
-    for spread in ("data", "features"):
-        together = load_file(tmp_path / f"{spread}.safetensors")
-        torch.testing.assert_close(together["curve"], alone["curve"], rtol=1e-4, atol=1e-5)
-        assert together.keys() == alone.keys()
-        for key in ("a/weights/W_enc", "a/weights/W_dec", "a/weights/b_enc", "a/weights/b_dec"):
-            torch.testing.assert_close(together[key], alone[key], rtol=1e-3, atol=1e-4)
-        assert torch.equal(together["a/weights/tokens_since_active"], alone["a/weights/tokens_since_active"])
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, len(ALL), 8))
+def test_every_variant_learns_in_two_processes_what_it_learns_in_one(tmp_path: Path, first: int) -> None:
+    """Every variant and penalty, SAE and transcoder, in parts of a batch, for several hooks; by rows and by features."""
+    tasks = ALL[first : first + 8]
+    on_two(FOLDER / "distributed_steps.py", tmp_path, *tasks)
+
+    for task in tasks:
+        assert_same(tmp_path, task)
+
+
+@pytest.mark.slow
+def test_rows_and_features_may_both_be_spread(tmp_path: Path) -> None:
+    """Four processes: two halves of each batch by two halves of the dictionary."""
+    tasks = [f"2:{case}" for case in ("topk", "batchtopk", "matryoshka", "jumprelu", "gated-transcoder", "crosscoder")]
+    done = torchrun(4, FOLDER / "distributed_steps.py", tmp_path, *tasks)
+
+    assert done.returncode == 0, done.stderr[-4000:]
+    for task in tasks:
+        assert_same(tmp_path, task)
+
+
+def test_the_steps_show_what_they_compare() -> None:
+    """The cases have dead features and the terms of their losses, so that what is equal is not nothing."""
+    for case, terms in {"topk": [5], "jumprelu": [7, 8], "matryoshka": [5, 9]}.items():
+        largest = steps["results"](case)["curve"].abs().max(0).values
+
+        assert float(largest[3]) > 0
+        assert all(float(largest[term]) > 0 for term in terms)
 
 
 @pytest.mark.parametrize("spread", ["data", pytest.param("features", marks=pytest.mark.slow)])
@@ -64,11 +110,43 @@ def test_a_run_in_two_processes(tmp_path: Path, gpt2_folder: Path, training_text
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+@given(st.lists(st.integers(1, 9), max_size=40), st.integers(0, 50))
+def test_the_largest_are_exactly_as_many_as_wanted(numbers: list[int], wanted: int) -> None:
+    """All above the level, and of ties the first; the level is the smallest that is chosen."""
+    values = torch.tensor(numbers, dtype=torch.float32) / 3
+    chosen, smallest = among_largest(values, wanted, Ranks())
+    expected = values.sort(descending=True, stable=True).indices[:wanted]
+
+    assert sorted(expected.tolist()) == chosen.nonzero()[:, 0].tolist()
+    assert smallest == (float(values[expected].min()) if len(expected) else 0.0)
+
+
+def test_the_largest_of_a_row_are_k() -> None:
+    """Ties included; `kept` leaves the entries of the chosen."""
+    magnitudes = torch.tensor([[3.0, 1.0, 3.0, 3.0], [0.0, 0.0, 2.0, 0.0]])
+    chosen = among_largest_of_row(magnitudes, 2, Ranks())
+    acts = SparseActs.from_topk(torch.arange(4).expand(2, 4), magnitudes, 4)
+
+    assert chosen.sum(1).tolist() == [2, 2]
+    assert torch.equal(kept(acts, chosen.flatten()).to_dense(), magnitudes * chosen)
+
+
+def test_parts_of_a_dictionary_begin_as_the_whole() -> None:
+    """Each process draws its own rows of what one process draws, without ever holding all."""
+    x, kind = torch.randn(20, 6), VARIANTS["gated"]
+    options = kind.Options(hook_name="x", hook_name_out="y", d_sae=20000, l1_coefficient=1.0, start_from_data=True)  # type: ignore[call-arg]
+    whole = kind(options, Start(x, x, 1.0, 1.0))
+    parts = [kind(options, Start(x, x, 1.0, 1.0, layout=Layout(features=Ranks(rank, 2)))) for rank in range(2)]
+
+    for name in ("W_enc", "W_dec", "b_enc", "b_mag"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+
+
 def test_what_cannot_be_spread_is_refused() -> None:
-    """Other architectures, and numbers that do not divide."""
-    x = torch.randn(20, 4)
-    batchtopk = VARIANTS["batchtopk"]
-    with pytest.raises(ArgumentError, match="expected architecture topk"):
-        sharded(batchtopk(batchtopk.Options(hook_name="x", d_sae=8, k=2), Start(x, x, 1.0, 1.0)), Ranks(0, 2))  # type: ignore[call-arg]
+    """Numbers that do not divide."""
     with pytest.raises(ArgumentError, match="a multiple of the 2 processes"):
         require_even(Ranks(0, 2), "batch", 3)
+    with pytest.raises(ArgumentError, match="d_sae with shard_features: expected a multiple of the 2 processes, got 7"):
+        Layout(features=Ranks(0, 2)).own_features(7)
+    with pytest.raises(ArgumentError, match="shard_features: expected a divisor of the 3 processes, got 2"):
+        layout(Ranks(0, 3), 2, "cpu")

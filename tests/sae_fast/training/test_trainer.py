@@ -94,6 +94,13 @@ def test_training_lowers_the_error(name: str) -> None:
     assert seen[-1]["a"].explained_variance > seen[0]["a"].explained_variance
 
 
+def test_a_power_below_one_trains() -> None:
+    """Its gradient is not bounded at zero, and activations of zero have none."""
+    _, seen = trained({"a": variant("standard", lp_norm=0.5)}, 20, lr=1e-2)
+
+    assert seen[-1]["a"].explained_variance > seen[0]["a"].explained_variance
+
+
 def test_metrics_say_what_a_step_saw() -> None:
     """Step, tokens, learning rate by its schedule, exact L0 of topk."""
     _, seen = trained({"a": variant("topk")}, 20, warmup=0.25, decay=0.5)
