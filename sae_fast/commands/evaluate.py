@@ -48,7 +48,11 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--corpus", required=True, metavar="SOURCE", help="file, folder, dataset of the hub, or standard-library"
     )
     parser.add_argument(
-        "--sae", action="append", required=True, metavar="[NAME=]SOURCE", help=f"an SAE; repeat for more: {SOURCE_HELP}"
+        "--sae",
+        action="append",
+        required=True,
+        metavar="[NAME=]SOURCE",
+        help=f"an SAE, or a folder with all layers of a cross-layer transcoder; repeat for more: {SOURCE_HELP}",
     )
     parser.add_argument("--tokens", type=int, metavar="N", help="counted tokens to measure on (default: the whole corpus)")
     parser.add_argument("--out", type=Path, default=Path("evaluation"), metavar="FOLDER", help="default: %(default)s")
@@ -69,7 +73,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run_group.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default: %(default)s)")
     run_group.add_argument("--device", default="cpu", help="default: %(default)s")
     run_group.add_argument("--dtype", default="float32", help="of the language model (default: %(default)s)")
-    run_group.add_argument("--backend", default="transformers", help="who runs the model (default: %(default)s)")
+    run_group.add_argument("--backend", default="transformers", help="or transformer_lens, nnsight (default: %(default)s)")
     run_group.add_argument("--batch-size", type=int, default=16, metavar="N", help="contexts at once (default: %(default)s)")
     run_group.add_argument("--quiet", action="store_true", help="no progress, no table")
     probing = parser.add_argument_group("k-sparse probing of labelled texts")
@@ -86,33 +90,37 @@ def run(options: argparse.Namespace) -> None:
     hooks = options.hook or [None] * len(named)
     if len(hooks) != len(named):
         raise ArgumentError("--hook", expected=f"as many as --sae, {len(named)}", got=len(hooks))
-    if options.batch_size < 1:
-        raise ArgumentError("--batch-size", expected="at least 1", got=options.batch_size)
+    for name in ("tokens", "context_length", "batch_size", "resamples"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ArgumentError(f"--{name.replace('_', '-')}", expected="at least 1", got=value)
     ks = _whole_numbers(options.probe_k)
     # Torch comes with these; mistakes on the command line are told without waiting for it.
-    import sae_fast
     import sae_fast.lm
     from sae_fast.corpus import open_corpus
     from sae_fast.corpus.options import local_path
     from sae_fast.evaluation.card import check_card, environment, write_card
     from sae_fast.evaluation.saebench import write_saebench
+    from sae_fast.evaluation.sources import load_measured, single
     from sae_fast.evaluation.texts import evaluate_texts
 
+    _require_device(options.device)
     labelled = None
     if options.probe is not None:
         from sae_fast.evaluation.probing import read_labelled
 
         labelled = read_labelled(options.probe)
     saes = {
-        name: sae_fast.load(source, device=options.device, hook_name=hook)
-        for (name, source), hook in zip(named.items(), hooks, strict=True)
+        name: load_measured(source, options.device, hook) for (name, source), hook in zip(named.items(), hooks, strict=True)
     }
-    corpus = _corpus(options, [sae.cfg.context_size for sae in saes.values()])
-    # Before the model is loaded: texts that are not there, or a folder that cannot be written, should cost nothing.
+    corpus = _corpus(options, [sae.cfg.context_size for sae in single(saes).values()])
+    # Before the model is loaded: what cannot work should cost nothing.
     if options.card is not None:
         check_card(options.card)
     if local_path(corpus.source) is not None or Path(corpus.source).suffix:
         open_corpus(corpus)
+    if options.out.exists() and not options.out.is_dir():
+        raise ArgumentError("--out", expected="a folder", got=f"{options.out}, a file")
     options.out.mkdir(parents=True, exist_ok=True)
     lm = sae_fast.lm.load(options.model, backend=options.backend, device=options.device, dtype=options.dtype)
     report, found = evaluate_texts(
@@ -134,8 +142,8 @@ def run(options: argparse.Namespace) -> None:
     if not options.quiet:
         say_summary(report)
     if labelled is not None:
-        paths.append(_probe(options, lm, saes, labelled, ks, corpus.context_length))
-    say(f"wrote {', '.join(map(str, paths))} and {len(bench)} files in {bench[0].parent}")
+        paths.append(_probe(options, lm, single(saes), labelled, ks, corpus.context_length))
+    say(f"wrote {', '.join(map(str, paths))} and {_count(len(bench), 'file')} in {bench[0].parent}")
 
 
 def _probe(options: argparse.Namespace, lm: Any, saes: Any, labelled: Any, ks: list[int], context_length: int) -> Path:
@@ -170,7 +178,7 @@ def _probe(options: argparse.Namespace, lm: Any, saes: Any, labelled: Any, ks: l
 
 def say_summary(report: "EvaluationReport") -> None:
     """The table on the terminal: each SAE, and the ends of its intervals below."""
-    say(f"{report.model}: {report.n_tokens:,} tokens of {report.n_documents:,} documents of {report.corpus}")
+    say(f"{report.model}: {report.n_tokens:,} tokens of {_count(report.n_documents, 'document')} of {report.corpus}")
     rows = []
     for sae in report.saes:
         seen = f"{sae.n_dead:,} dead" if sae.n_dead is not None else f"{sae.n_not_seen:,}"
@@ -220,6 +228,20 @@ def _corpus(options: argparse.Namespace, trained_with: list[int | None]) -> Any:
         prepend_bos="auto" if options.bos == "auto" else options.bos == "yes",
         roles=tuple(role for role in options.roles.split(",") if role),
     )
+
+
+def _require_device(device: str) -> None:
+    """Raise `ArgumentError` where torch cannot use it."""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ArgumentError("--device", expected="a device that torch can use", got=f"{device} ({error})") from None
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
 
 
 def _whole_numbers(text: str) -> list[int]:

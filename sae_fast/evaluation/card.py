@@ -121,15 +121,21 @@ def _table(report: EvaluationReport) -> list[str]:
 
 def _row(sae: SaeReport) -> list[str]:
     what = sae.architecture + (f", k = {sae.k}" if sae.k else "")
-    hooks = sae.hooks_out if sae.hook_name in sae.hooks_out else [sae.hook_name, *sae.hooks_out]
+    what += f", {len(sae.by_layer):,} layers" if sae.by_layer else ""
+    read = sae.hooks_in or [sae.hook_name]
+    places = [sae.hooks_out] if read == sae.hooks_out else [read, sae.hooks_out]
     return [
         f"{_code(sae.name)} ({_plain(what)})",
-        " → ".join(map(_code, hooks)),
+        " → ".join(map(_hooks, places)),
         f"{sae.d_sae:,}",
         *(_value(sae, name) for name, _ in COLUMNS),
         f"{sae.n_dead:,} dead" if sae.n_dead is not None else f"{sae.n_not_seen:,}",
         f"{sae.n_dense:,}",
     ]
+
+
+def _hooks(names: list[str]) -> str:
+    return ", ".join(map(_code, names)) if len(names) < 3 else f"{_code(names[0])} to {_code(names[-1])}"
 
 
 def _value(sae: SaeReport, name: str) -> str:

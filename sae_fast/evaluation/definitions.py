@@ -51,5 +51,11 @@ def definitions(report: EvaluationReport) -> str:
         "context. Below each number its 95 % interval, by drawing 100 blocks of documents again."
     )
     entries["breakdowns"] = ("position, class", alone)
+    if any(sae.by_hook for sae in report.saes):
+        whole = (
+            "What writes at several hooks is measured over all of them side by side, and at each. Layers measured as one are "
+            "spliced in together: their outputs at a hook are summed, and each reads what earlier ones have written."
+        )
+        entries["hooks"] = ("hook, layer", whole)
     items = "\n".join(f'<dt id="{name}">{words}</dt><dd>{text}</dd>' for name, (words, text) in entries.items())
     return f'<section>\n<h2>What the numbers mean</h2>\n<dl class="definitions">\n{items}\n</dl>\n</section>'

@@ -8,7 +8,7 @@ from sae_fast.contrast.page import asset as contrast_asset
 from sae_fast.evaluation.definitions import definitions
 from sae_fast.evaluation.frontier import frontier, legend
 from sae_fast.evaluation.report import EvaluationReport
-from sae_fast.evaluation.table import Link, breakdown, overview
+from sae_fast.evaluation.table import BY_HOOK, BY_LAYER, Link, breakdown, overview, parts
 
 TITLE = "Comparison of SAEs"
 
@@ -40,6 +40,7 @@ def content(report: EvaluationReport, link: Link | None = None, title: str | Non
 <h2>All numbers</h2>
 {overview(report, link or (lambda name: None))}
 </section>
+{_parts(report)}
 {_breakdowns(report)}
 {definitions(report)}"""
 
@@ -85,6 +86,16 @@ def _lead(report: EvaluationReport) -> str:
 def _prefix_note(report: EvaluationReport) -> str:
     has_prefixes = any(sae.prefix_of for sae in report.saes)
     return "; hollow dots are prefixes of a matryoshka SAE, joined to the whole" if has_prefixes else ""
+
+
+def _parts(report: EvaluationReport) -> str:
+    """Hooks and layers of what has several."""
+    found = []
+    for n, sae in enumerate(report.saes, 1):
+        tables = parts(sae.by_hook, BY_HOOK, "hook") if sae.by_hook else ""
+        tables += parts(sae.by_layer, BY_LAYER, "layer") if sae.by_layer else ""
+        found += [f"<h3>{n} {escape(sae.name)}</h3>\n{tables}"] * bool(tables)
+    return f'<section>\n<h2 id="parts">By hook and layer</h2>\n{"".join(found)}\n</section>' if found else ""
 
 
 def _breakdowns(report: EvaluationReport) -> str:

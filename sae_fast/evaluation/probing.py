@@ -23,7 +23,7 @@ from sae_fast.errors import ArgumentError, FormatError
 from sae_fast.evaluation.batches import DatasetBatches
 from sae_fast.evaluation.logistic import area_under_curve, choose, fit
 from sae_fast.lm.interface import LanguageModel
-from sae_fast.lm.splice import sae_input
+from sae_fast.lm.places import Place, places
 from sae_fast.progress import step
 from sae_fast.sae import SAE
 
@@ -118,10 +118,10 @@ def probe_texts(
     found: list[Probe] = []
     dense: dict[tuple[str, str], Probe] = {}
     with step("probes", len(saes) * len(labels) * (len(ks) + 1), "probes", enabled=progress) as advance:
-        for name, sae in saes.items():
+        for name in saes:
             for label in labels:
                 y = torch.tensor([text.label == label for text in kept])
-                key = (str(sae.cfg.hook_name), label)
+                key = (pooled.read[name], label)
                 if key not in dense:
                     dense[key] = _probe(name, label, None, (), pooled.dense[key[0]], y, is_test, seed)
                 found.append(replace(dense[key], sae=name))
@@ -139,7 +139,9 @@ class _Pooled:
     """Means over the tokens of each text."""
 
     dense: dict[str, Tensor]
-    """float64 `[n_texts, d]` by hook."""
+    """float64 `[n_texts, d]` by where an SAE reads: a hook, or the hooks of a crosscoder, side by side."""
+    read: dict[str, str]
+    """Of each SAE where it reads."""
     text: dict[str, Tensor]
     feature: dict[str, Tensor]
     value: dict[str, Tensor]
@@ -166,8 +168,10 @@ class _Pooled:
 @torch.no_grad()
 def _pool(lm: LanguageModel, saes: Mapping[str, SAE], dataset: TokenDataset, batch_size: int, progress: bool) -> _Pooled:
     n_texts = len(dataset.documents)
-    hooks = list(dict.fromkeys(str(sae.cfg.hook_name) for sae in saes.values()))
-    dense = {hook: torch.zeros(n_texts, lm.d_hook(hook), dtype=torch.float64) for hook in hooks}
+    at = {name: places(sae)[0] for name, sae in saes.items()}
+    reads = {place.read: place.reads for place in at.values()}
+    hooks = list(dict.fromkeys(hook for read in reads.values() for hook in read))
+    dense = {read: torch.zeros(n_texts, sum(map(lm.d_hook, among)), dtype=torch.float64) for read, among in reads.items()}
     n_tokens = torch.zeros(n_texts, dtype=torch.float64)
     entries: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in saes}
     batches = DatasetBatches(dataset, batch_size)
@@ -177,13 +181,15 @@ def _pool(lm: LanguageModel, saes: Mapping[str, SAE], dataset: TokenDataset, bat
             text = batch[-1][:, None].expand_as(token_ids)[counted]
             found = lm.activations(token_ids, hooks, mask)
             n_tokens += text.bincount(minlength=n_texts)
-            for hook in hooks:
-                dense[hook].index_add_(0, text, found[hook].cpu()[counted].double())
-            for name, sae in saes.items():
-                entries[name].append(_sums(sae, found[str(sae.cfg.hook_name)], counted, text))
+            for read, among in reads.items():
+                x = torch.cat([found[hook].cpu()[counted].double() for hook in among], 1)
+                dense[read].index_add_(0, text, x)
+            for name, place in at.items():
+                entries[name].append(_sums(place, found, counted, text))
             advance(1)
-    dense = {hook: total / n_tokens[:, None] for hook, total in dense.items()}
-    pooled = _Pooled(dense, {}, {}, {}, {name: sae.cfg.d_sae for name, sae in saes.items()}, n_texts)
+    dense = {read: total / n_tokens[:, None] for read, total in dense.items()}
+    read_by = {name: place.read for name, place in at.items()}
+    pooled = _Pooled(dense, read_by, {}, {}, {}, {name: sae.cfg.d_sae for name, sae in saes.items()}, n_texts)
     for name, parts in entries.items():
         key, value = _added(torch.cat([key for key, _ in parts]), torch.cat([value for _, value in parts]))
         pooled.text[name], pooled.feature[name] = key // pooled.d_sae[name], key % pooled.d_sae[name]
@@ -191,9 +197,9 @@ def _pool(lm: LanguageModel, saes: Mapping[str, SAE], dataset: TokenDataset, bat
     return pooled
 
 
-def _sums(sae: SAE, activation: Tensor, counted: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+def _sums(place: Place, found: Mapping[str, Tensor], counted: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     """(text * d_sae + feature, sum of activations) of one batch."""
-    x = sae_input(sae, activation)
+    sae, x = place.sae, place.input(found)
     where = counted.to(x.device)
     acts = sae.encode(x).rows(where) if sae.cfg.temporal is not None else sae.encode(x[where])
     key = text[acts.row_indices().cpu()] * acts.shape[1] + acts.col_indices.cpu()

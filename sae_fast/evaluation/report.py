@@ -26,7 +26,7 @@ class SaeReport:
     name: str
     source: str
     hook_name: str
-    """Where it reads; the first of `hooks_in`."""
+    """Where it reads: the hooks of a crosscoder joined by "+", of several layers that of the first."""
     hooks_out: list[str]
     """Where it writes, and is compared."""
     architecture: str
@@ -53,6 +53,7 @@ class SaeReport:
     by_layer: list[Row] = field(default_factory=list)
     """Sparsity of each SAE where several are measured as one."""
     hooks_in: list[str] = field(default_factory=list)
+    """Every hook where it reads."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is measured: an SAE, a matryoshka SAE with its prefixes, or the layers of a cross-layer transcoder together."""
+"""What is measured: an SAE or crosscoder, a matryoshka SAE with its prefixes, or the layers of a cross-layer transcoder."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 from sae_fast.errors import ArgumentError, NonFiniteError, ShapeError
 from sae_fast.evaluation.batches import Reading
 from sae_fast.lm.interface import Edit, LanguageModel
-from sae_fast.lm.splice import Place, places, sae_input
+from sae_fast.lm.places import Place, places, sae_input
 from sae_fast.sae import SAE
 from sae_fast.sparse import SparseActs
 
@@ -40,7 +40,7 @@ class _Code:
     def written(self, acts: SparseActs) -> ByHook:
         y_hat = self.place.sae.decode(acts)
         y_hat = y_hat if self.skipped is None else y_hat + self.skipped
-        return dict(zip(self.place.writes, y_hat.reshape(len(y_hat), len(self.place.writes), -1).unbind(1), strict=True))
+        return dict(zip(self.place.writes, self.place.sae.parts(y_hat), strict=True))
 
 
 class Subject:
@@ -54,13 +54,13 @@ class Subject:
         self.name, self.is_whole = name, not isinstance(given, SAE)
         self.layers = {"": given} if isinstance(given, SAE) else dict(given)
         for layer, sae in self.layers.items():
-            if sae.cfg.hook_name is None:
+            if not sae.cfg.hooks_read and not sae.cfg.crosscoder:
                 raise ArgumentError(f"SAE {self.name_of(layer)!r}: hook_name", expected="the hook that it reads", got=None)
         if not self.layers or len({sae.cfg.centred for sae in self.layers.values()}) > 1:
             got = "some of a centred stream and some not" if self.layers else "none"
             raise ArgumentError(f"SAE {name!r}: its layers", expected="SAEs of one kind", got=got)
         self.places = places(list(self.layers.values()))
-        self.reads = tuple(dict.fromkeys(place.read for place in self.places))
+        self.reads = tuple(dict.fromkeys(hook for place in self.places for hook in place.reads))
         self.writes = tuple(dict.fromkeys(hook for place in self.places for hook in place.writes))
         self.cuts = _cuts(self.first) if prefixes and not self.is_whole else ()
         self.names = (name, *(f"{name}[:{cut}]" for cut in self.cuts))
@@ -118,7 +118,7 @@ class Subject:
 
     def _code(self, place: Place, found: Mapping[str, Tensor], counted: Tensor) -> _Code:
         sae = place.sae
-        x = sae_input(sae, found[place.read], place.read)
+        x = place.input(found)
         where = counted.to(x.device)
         is_temporal = sae.cfg.temporal is not None
         x = x if is_temporal else x[where]
@@ -185,11 +185,9 @@ def _cuts(sae: SAE) -> tuple[int, ...]:
 
 
 def _require_fit(lm: LanguageModel, name: str, place: Place) -> None:
-    cfg = place.sae.cfg
-    for width, hook in (("d_in", place.read), *(("d_out", hook) for hook in place.writes)):
-        if getattr(cfg, width) != lm.d_hook(hook):
-            expected = f"{lm.d_hook(hook)}, the width at {hook}"
-            raise ShapeError(f"SAE {name!r}: {width}", expected=expected, got=getattr(cfg, width))
+    for field, hook, width in place.widths:
+        if width != lm.d_hook(hook):
+            raise ShapeError(f"SAE {name!r}: {field}", expected=f"{lm.d_hook(hook)}, the width at {hook}", got=width)
     # A feature whose weights are NaN would never fire, and nothing else would tell.
     broken = [tensor for tensor, value in place.sae.tensors().items() if bool(value.isnan().any())]
     if broken:

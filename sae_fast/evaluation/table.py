@@ -74,6 +74,29 @@ def breakdown(report: EvaluationReport, which: str, metric: str) -> str:
 </div>"""
 
 
+BY_HOOK = (("explained_variance", "explained variance"), ("mse", "MSE"), ("cosine", "cosine"), ("norm_ratio", "norm ratio"))
+BY_LAYER = (("d_sae", "features"), ("l0", "L0"), ("l1", "L1"), ("n_not_seen", "not seen"), ("n_dense", "dense"))
+
+
+def parts(rows: list[Row], columns: tuple[tuple[str, str], ...], first: str) -> str:
+    """HTML of the rows of one SAE, its hooks or layers, with these metrics and headings; `first` heads the names."""
+    head = "".join(f'<th scope="col" class="number">{words}</th>' for _, words in columns)
+    body = "\n".join(
+        f'<tr><th scope="row">{escape(row["name"])}</th>'
+        + "".join(f'<td class="number">{_with_interval(row, metric)}</td>' for metric, _ in columns)
+        + "</tr>"
+        for row in rows
+    )
+    return f"""<div class="scroll" tabindex="0" role="region" aria-label="by {first}">
+<table class="evaluation breakdown">
+<thead><tr><th scope="col">{first}</th>{head}</tr></thead>
+<tbody>
+{body}
+</tbody>
+</table>
+</div>"""
+
+
 def number(value: float | None, digits: int = 4) -> str:
     """Four significant digits, an exponent below 1e-3; a dash for None."""
     if value is None:
@@ -99,8 +122,9 @@ def _row(n: int, sae: SaeReport, report: EvaluationReport, link: Link, places: b
     name = f'<a href="{escape(address)}">{escape(sae.name)}</a>' if address else escape(sae.name)
     colour = colour_of(report)[sae.architecture]
     what = escape(sae.architecture) + (f", k = {sae.k}" if sae.k else "")
+    what += f", {len(sae.by_layer):,} layers" if sae.by_layer else ""
     cells = f'<td class="number" data-column="n" data-value="{n}">{n}</td>'
-    hook = f"<code>{escape(', '.join(sae.hooks_out))}</code>" if places else ""
+    hook = f"<code>{escape(hooks_in_words(sae.hooks_out))}</code>" if places else ""
     what = f'<span class="kind-{colour} arch">{what}</span>'
     cells += f'<td data-column="label"><span class="name">{name}</span> {what} {hook}</td>'
     cells += f'<td class="number" data-column="d_sae" data-value="{sae.d_sae}">{sae.d_sae:,}</td>'
@@ -109,6 +133,11 @@ def _row(n: int, sae: SaeReport, report: EvaluationReport, link: Link, places: b
     cells += f'<td class="number" data-column="n_dead" data-value="{sae.n_not_seen}">{seen}</td>'
     cells += f'<td class="number" data-column="n_dense" data-value="{sae.n_dense}">{sae.n_dense:,}</td>'
     return f'<tr id="sae-{n}">{cells}</tr>'
+
+
+def hooks_in_words(hooks: list[str]) -> str:
+    """One or two hooks by name, more by the first and the last."""
+    return ", ".join(hooks) if len(hooks) < 3 else f"{hooks[0]} to {hooks[-1]}, {len(hooks):,} hooks"
 
 
 def _cell(sae: SaeReport, name: str, first: str) -> str:
@@ -122,6 +151,8 @@ def _cell(sae: SaeReport, name: str, first: str) -> str:
 
 def _with_interval(row: Row, metric: str) -> str:
     """A number with the ends of its interval below."""
-    ends = row.get("intervals", {}).get(metric)
+    value, ends = row.get(metric), row.get("intervals", {}).get(metric)
+    if isinstance(value, int):
+        return f"{value:,}"
     words = f'<span class="interval">{number(ends[0])} to {number(ends[1])}</span>' if ends else ""
-    return number(row.get(metric)) + words
+    return number(value) + words

@@ -118,7 +118,7 @@ def _sae(subject: Subject, name: str, source: str, metrics: Metrics, found: Eval
     return SaeReport(
         name=name,
         source=source,
-        hook_name=subject.reads[0],
+        hook_name=subject.places[0].read,
         hooks_in=list(subject.reads),
         hooks_out=list(sums.hooks),
         architecture=", ".join(dict.fromkeys(sae.cfg.architecture for sae in subject.layers.values())),

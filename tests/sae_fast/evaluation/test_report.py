@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 
 import sae_fast.lm
 from sae_fast import cli
 from sae_fast.commands.evaluate import named_sources
+from sae_fast.config import SAEConfig, tensor_shapes
 from sae_fast.errors import ArgumentError, FormatError
 from sae_fast.evaluation import DatasetBatches, evaluate
 from sae_fast.evaluation.page import content, standalone
 from sae_fast.evaluation.report import EvaluationReport
 from sae_fast.evaluation.table import number
+from sae_fast.sae import SAE
 
 TOKENS = 300
 
@@ -220,3 +223,51 @@ def test_the_table_on_the_terminal(report: EvaluationReport, capsys: pytest.Capt
     assert f"{report['sae'].metrics['explained_variance']:.4f}" in lines[2]
     assert f"{(report['sae'].intervals['l0'] or [0])[0]:.4g}" in lines[3]
     assert lines[-1] == "A note."
+
+
+def test_a_folder_of_layers_is_measured_as_one(folder: Path, gpt2_folder: Path, tmp_path: Path) -> None:
+    """Explained variance at every hook and features of every layer are in the report and on the page."""
+    for layer in range(2):
+        hooks = tuple(f"blocks.{later}.hook_mlp_out" for later in range(layer, 2))
+        read = f"blocks.{layer}.hook_resid_mid"
+        places: dict[str, Any] = {"hook_name": read, "hook_names_out": hooks, "transcoder": True}
+        cfg = SAEConfig(architecture="standard", d_in=tiny.D_MODEL, d_sae=24, **places)
+        tensors = {name: torch.randn(shape) / 8 for name, shape in tensor_shapes(cfg).items()}
+        SAE(cfg, **tensors).save(tmp_path / "clt" / f"layer-{layer}", "sae_fast")
+    arguments = ["eval", "--model", str(gpt2_folder), "--corpus", str(folder / "texts.jsonl"), "--tokens", "200", "--quiet"]
+    arguments += ["--sae", str(tmp_path / "clt"), "--resamples", "20"]
+
+    assert cli.main([*arguments, "--out", str(tmp_path / "out"), "--card", str(tmp_path / "README.md")]) == 0
+
+    (sae,) = EvaluationReport.read(tmp_path / "out").saes
+    assert (sae.name, sae.d_sae) == ("clt", 48)
+    assert sae.hooks_in == ["blocks.0.hook_resid_mid", "blocks.1.hook_resid_mid"]
+    assert [row["name"] for row in sae.by_hook] == sae.hooks_out == ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"]
+    assert sum(row["l0"] for row in sae.by_layer) == pytest.approx(sae.metrics["l0"])
+    html = (tmp_path / "out" / "evaluation.html").read_text()
+    assert all(f">{row['name']}</th>" in html for row in (*sae.by_hook, *sae.by_layer))
+    assert "2 layers" in (tmp_path / "README.md").read_text()
+    tiny.sae(tmp_path / "clt" / "layer-2")
+    assert cli.main([*arguments, "--out", str(tmp_path / "other")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--tokens", "0"], "--tokens: expected at least 1, got 0"),
+        (["--resamples", "0"], "--resamples: expected at least 1, got 0"),
+        (["--context-length", "0"], "--context-length: expected at least 1, got 0"),
+        (["--device", "quantum"], "--device: expected a device that torch can use, got quantum"),
+        (["--hook", "a", "--hook", "b"], "--hook: expected as many as --sae, 1, got 2"),
+        (["--out", "{file}"], "--out: expected a folder, got {file}, a file"),
+    ],
+)
+def test_mistakes_on_the_command_line_cost_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], wrong: list[str], message: str
+) -> None:
+    """Each is one line that names the option; the model of this command does not exist."""
+    file = str(folder / "texts.jsonl")
+    arguments = ["eval", "--model", str(folder / "no-model"), "--corpus", file, "--sae", str(folder / "a" / "sae")]
+
+    assert cli.main([*arguments, *(word.format(file=file) for word in wrong)]) == 2
+    assert capsys.readouterr().err.startswith(f"sae-fast: error: {message.format(file=file)}")

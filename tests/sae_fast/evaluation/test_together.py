@@ -110,6 +110,73 @@ def test_layers_of_a_cross_layer_transcoder_are_measured_as_one(lm: Transformers
     assert found.metrics()["alone"].explained_variance == alone.explained_variance
 
 
+CROSSED = ("blocks.0.hook_resid_post", "blocks.1.mlp.hook_post", "blocks.2.hook_resid_post")
+"""Hooks of a crosscoder, not all of one width."""
+
+
+def crosscoder() -> SAE:
+    cfg = SAEConfig(
+        architecture="batchtopk",
+        d_in=6 * D,
+        d_sae=D_SAE,
+        hook_names=CROSSED,
+        hook_widths=(D, 4 * D, D),
+        group_sizes=(8, D_SAE - 8),
+    )
+    generator = torch.Generator().manual_seed(7)
+    shapes = tensor_shapes(cfg).items()
+    return SAE(cfg, **{name: torch.randn(shape, generator=generator) / 8 for name, shape in shapes})
+
+
+def test_a_crosscoder_reads_a_clean_pass_and_writes_everywhere(lm: TransformersLM, batches: list[Batch]) -> None:
+    """Reconstruction over all hooks and at each; CE with all replaced at once; ablations of all at once; prefixes."""
+    sae = crosscoder()
+    rows, counted = texts()
+
+    found = measure(lm, {"cross": sae}, batches, prefixes=True)
+
+    metrics, prefix = found.metrics()["cross"], found.metrics()["cross[:8]"]
+    wanted, made, cut, l0 = [], [], [], 0
+    nll = {"ce_sae": 0.0, "ce_zero_ablation": 0.0}
+    places = 0
+    for row, kept in zip(rows, counted, strict=True):
+        there = lm.activations(row[None], CROSSED)
+        x = torch.cat([there[hook][0, kept] for hook in CROSSED], 1)
+        acts = sae.encode(x).to_dense()
+        l0 += int((acts != 0).sum())
+        y_hat = sae.decode(acts)
+        acts[:, 8:] = 0
+        wanted.append(x.double())
+        made.append(y_hat.double())
+        cut.append(sae.decode(acts).double())
+        for name, value in (("ce_sae", y_hat), ("ce_zero_ablation", torch.zeros_like(y_hat))):
+
+            def put(stream: Tensor, new: Tensor, kept: Tensor = kept) -> Tensor:
+                stream = stream.clone()
+                stream[0, kept] = new
+                return stream
+
+            parts = dict(zip(CROSSED, value.split((D, 4 * D, D), 1), strict=True))
+            edits = {hook: lambda stream, new=part, put=put: put(stream, new) for hook, part in parts.items()}
+            log_p = lm.logits(row[None], edits=edits)[0].double().log_softmax(-1)
+            nll[name] -= sum(float(log_p[p, row[p + 1]]) for p in range(len(row) - 1) if kept[p + 1])
+        places += int(kept[1:].sum())
+    y, y_hat, of_prefix = (torch.cat(parts) for parts in (wanted, made, cut))
+    spread = (y - y.mean(0)).square()
+    assert metrics.explained_variance == pytest.approx(float(1 - (y - y_hat).square().sum() / spread.sum()), rel=1e-5)
+    assert prefix.explained_variance == pytest.approx(float(1 - (y - of_prefix).square().sum() / spread.sum()), rel=1e-5)
+    assert metrics.l0 == l0 / len(y)
+    by_hook = found.by_hook("cross")
+    assert [row["name"] for row in by_hook] == list(CROSSED)
+    for row, part in zip(by_hook, torch.arange(6 * D).split((D, 4 * D, D)), strict=True):
+        expected = float(1 - (y - y_hat)[:, part].square().sum() / spread[:, part].sum())
+        assert row["explained_variance"] == pytest.approx(expected, rel=1e-5)
+    for name, total in nll.items():
+        assert getattr(metrics, name) == pytest.approx(total / places, rel=1e-5), name
+    together = evaluate(lm, {"group": {"cross": sae}}, batches)["group"]
+    assert together.ce_sae == pytest.approx(metrics.ce_sae, rel=1e-6)
+
+
 def test_a_transcoder_measured_in_a_group_of_one_is_the_transcoder(lm: TransformersLM, batches: list[Batch]) -> None:
     """Spliced in by `run_with_saes` or by what was read before, the numbers are the same."""
     sae = cross_layer(0)
