@@ -288,6 +288,38 @@ def connor_rob() -> Sample:
     return Sample("attn-saes-gpt2-small-all-layers", {f"{stem}.pt": state, f"{stem}_cfg.json": config}, f"{stem}.pt")
 
 
+N_MODELS = 2
+
+
+def crosscoder_learning(batchtopk: bool = True, former: bool = False, **config: Any) -> Sample:
+    """A crosscoder of science-of-finetuning; former ones had neither `code_normalization_id` nor the hub's files."""
+    shapes = {"encoder.weight": (N_MODELS, D_IN, D_SAE), "encoder.bias": (D_SAE,)}
+    shapes |= {"decoder.weight": (N_MODELS, D_SAE, D_IN), "decoder.bias": (N_MODELS, D_IN)}
+    state = draw(21, **shapes)
+    settings: dict[str, Any] = {"activation_dim": D_IN, "dict_size": D_SAE, "num_layers": N_MODELS}
+    if batchtopk:
+        state |= {"k": torch.tensor(K, dtype=torch.int32), "threshold": torch.tensor(40.0)}
+        settings["k"] = K
+    if former:
+        return Sample(
+            "gemma-2-2b-crosscoder-l13-mu4.1e-02-lr1e-04", {"ae_7.pt": {f"_orig_mod.{k}": v for k, v in state.items()}}
+        )
+    state["code_normalization_id"] = torch.tensor(1)
+    settings |= {"code_normalization": "CROSSCODER", "code_normalization_alpha_sae": 1.0, "code_normalization_alpha_cc": 0.1}
+    files = {"model.safetensors": state, "config.json": settings | config}
+    return Sample("science-of-finetuning/gemma-2-2b-crosscoder-l13-mu4.1e-02-lr1e-04", files)
+
+
+def crosscoder_model_diff(owner: str = "ckkissane/crosscoder-gemma-2-2b-model-diff", number: int | None = None) -> Sample:
+    """A crosscoder of Connor Kissane's, as published or, with a number, as a checkpoint."""
+    shapes = {"W_enc": (N_MODELS, D_IN, D_SAE), "W_dec": (D_SAE, N_MODELS, D_IN), "b_enc": (D_SAE,), "b_dec": (N_MODELS, D_IN)}
+    config = {"d_in": D_IN, "dict_size": D_SAE, "seq_len": 1024, "enc_dtype": "fp32", "model_name": "gemma-2-2b", "seed": 49}
+    config |= {"site": "resid_pre", "hook_point": "blocks.14.hook_resid_pre", "dec_init_norm": 0.08, "l1_coeff": 2}
+    names = ("cc_weights.pt", "cfg.json") if number is None else (f"{number}.pt", f"{number}_cfg.json")
+    content = (draw(22, **shapes), config)
+    return Sample(f"{owner}/blocks.14.hook_resid_pre", dict(zip(names, content, strict=True)))
+
+
 def _linear(seed: int, encoder: str, decoder: str) -> Tensors:
     shapes = {f"{encoder}.weight": (D_SAE, D_IN), f"{encoder}.bias": (D_SAE,)}
     return draw(seed, **shapes, **{f"{decoder}.weight": (D_IN, D_SAE), f"{decoder}.bias": (D_IN,)})
@@ -353,5 +385,7 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
     "deepseek": deepseek,
     "goodfire": goodfire,
     "temporal": temporal,
+    "crosscoder_learning": crosscoder_learning,
+    "crosscoder_model_diff": crosscoder_model_diff,
 }
 """One or two of every format but SAELens's; what stands before a hyphen is the format's name."""

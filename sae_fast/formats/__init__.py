@@ -19,6 +19,8 @@ from sae_fast.formats import (
     circuit_tracer_clt,
     circuit_tracer_plt,
     connor_rob,
+    crosscoder_learning,
+    crosscoder_model_diff,
     deepseek,
     dictionary_learning,
     gemma_scope,
@@ -59,6 +61,8 @@ _FORMATS: dict[str, ModuleType] = {
     "deepseek": deepseek,
     "goodfire": goodfire,
     "temporal": temporal,
+    "crosscoder_learning": crosscoder_learning,
+    "crosscoder_model_diff": crosscoder_model_diff,
 }
 
 READABLE = tuple(_FORMATS)

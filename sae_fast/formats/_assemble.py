@@ -107,7 +107,7 @@ def _refuse_unknown(file: TensorFile, used: set[str], description: Description) 
 
 def _read(file: TensorFile, stored: Stored, name: str, shape: tuple[int, ...], features: Tensor | None) -> Tensor:
     """One tensor in our orientation; W_enc as a view of rows by feature, which is how it is used."""
-    axis = FEATURE_AXIS.get(name)
+    axis = FEATURE_AXIS.get(name) if stored.feature_axis is None else stored.feature_axis
     if stored.broadcast:
         n = shape[0] if features is None else len(features)
         tensor = file.read(stored.key).reshape(()).float().expand(n).clone()
@@ -119,7 +119,7 @@ def _read(file: TensorFile, stored: Stored, name: str, shape: tuple[int, ...], f
         tensor = tensor.reshape(tensor.shape[tensor.ndim - len(shape) :])
     if stored.transposed:
         tensor = tensor.permute(*reversed(range(tensor.ndim)))
-    if name == "W_enc":
+    if name == "W_enc" and tensor.ndim == 2:
         tensor = tensor.T.contiguous().T
     return tensor if stored.then is None else stored.then(tensor)
 

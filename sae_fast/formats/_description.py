@@ -27,6 +27,8 @@ class Stored:
     """The file may hold it with axes of length one in front: [1, d] for [d]."""
     shape: tuple[int, ...] | None = None
     """Its shape in the file, where that is not ours; `then` makes it ours."""
+    feature_axis: int | None = None
+    """The axis of its features in the file, where `shape` puts them elsewhere."""
     then: Callable[[Tensor], Tensor] | None = None
     """Applied to what was read (already in our orientation); must not look beyond a single feature."""
 

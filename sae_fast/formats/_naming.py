@@ -37,7 +37,8 @@ def open_named(source: str | Path, norm_scaling_factor: float | None = None) -> 
 def with_known(cfg: SAEConfig, given: Given) -> SAEConfig:
     """A configuration with what the catalogue knows better than the files, and its names for the SAE in the metadata."""
     known = given.metadata
-    changes: dict[str, Any] = {name: known[name] for name in KNOWN_BETTER if name in known}
+    corrected = [name for name in KNOWN_BETTER if name in known and not (name == "hook_name" and cfg.crosscoder)]
+    changes: dict[str, Any] = {name: known[name] for name in corrected}
     model_arguments = known.get("model_from_pretrained_kwargs")
     if isinstance(model_arguments, Mapping) and model_arguments.get("center_writing_weights"):
         changes["centred"] = True

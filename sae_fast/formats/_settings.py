@@ -110,6 +110,9 @@ def make_config(place: str, given: Given, **fields: Any) -> SAEConfig:
         value = given.metadata.get(name)
         if not isinstance(value, kind) or (name == "hook_name_out" and not fields.get("transcoder")):
             continue
+        if name == "hook_name" and fields.get("hook_widths"):
+            metadata.setdefault(name, value)
+            continue
         assumed = name == "hook_name" and metadata.pop("hook_name_assumed", None) is not None
         if assumed or fields.get(name) is None:
             fields[name] = value

@@ -80,6 +80,8 @@ def describe(source: Source, given: Given) -> Description | None:
     if name is None:
         return None
     file = source.folder.tensors(name)
+    if any(len(file.shapes.get(f"{prefix}encoder.weight", ())) == 3 for prefix in ("", "_orig_mod.")):
+        return None  # a crosscoder; see crosscoder_learning
     config = _config(source)
     trainer = config.section("trainer")
     dict_class = trainer.choice("dict_class", *_TENSORS) or _class_by_tensors(file)

@@ -79,7 +79,11 @@ def _refuse_others(config: Settings) -> None:
     """Crosscoders, sparse attention and gated encoders are other models."""
     kind = config.text("sae_type")
     if kind is not None and kind not in _KINDS:
-        raise FormatError(f"{config.place}: sae_type", expected=" or ".join(_KINDS), got=kind)
+        advice = "Features of its crosscoders fire at each hook by themselves, so that they have no one activation"
+        crosscoder = kind == "crosscoder"
+        raise FormatError(
+            f"{config.place}: sae_type", expected=" or ".join(_KINDS), got=kind, advice=advice if crosscoder else None
+        )
     if config.flag("use_glu_encoder"):
         raise FormatError(f"{config.place}: use_glu_encoder", expected="false; an encoder with a second gate is not supported")
     if config.flag("apply_decoder_bias_to_pre_encoder"):
