@@ -6,13 +6,13 @@ Its metadata hold the settings of the run, and the SHA-256 of settings and tenso
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from sae_fast.errors import MismatchError, StoreError
@@ -60,12 +60,12 @@ def resume(folder: Path, trainer: Trainer, settings: Mapping[str, Any]) -> bool:
     reasons = []
     for file in reversed(found):
         try:
-            content = file.read_bytes()
-            metadata, tensors = _metadata(content), load(content)
-            if metadata.get("sha256") != _digest(metadata["settings"], tensors):
-                raise ValueError("it is damaged: its checksum does not fit")
-            _require_same(file, json.loads(metadata["settings"]), json.loads(json.dumps(settings)))
-            trainer.load_state(tensors)
+            with safe_open(file, "pt") as content:
+                metadata, tensors = json.loads(content.metadata()["run"]), _Stored(content)
+                if metadata.get("sha256") != _digest(metadata["settings"], tensors):
+                    raise ValueError("it is damaged: its checksum does not fit")
+                _require_same(file, json.loads(metadata["settings"]), json.loads(json.dumps(settings)))
+                trainer.load_state(tensors)
         except (SafetensorError, ValueError, KeyError, OSError) as error:
             reasons.append(f"{file.name}: {error}")
         else:
@@ -75,17 +75,30 @@ def resume(folder: Path, trainer: Trainer, settings: Mapping[str, Any]) -> bool:
     return False
 
 
+class _Stored(Mapping[str, Tensor]):
+    """The tensors of an open file, each read when it is asked for."""
+
+    def __init__(self, content: Any) -> None:
+        self.content, self.names = content, list(content.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self.content.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 def _digest(settings: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(settings.encode())
-    for name, tensor in sorted(tensors.items()):
+    for name in sorted(tensors):
+        tensor = tensors[name]
         digest.update(f"{name} {list(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _metadata(content: bytes) -> dict[str, str]:
-    length = int.from_bytes(content[:8], "little")
-    return dict(json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["run"]))
 
 
 def _require_same(file: Path, there: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

@@ -134,10 +134,11 @@ class RunConfig:
         return cls(**parsed, sae=_saes(content["sae"]))
 
     def as_dict(self) -> dict[str, Any]:
-        """What decides the weights of the SAEs, for checkpoints and reports."""
+        """What decides the weights of the SAEs, for checkpoints and reports; not how processes share the work."""
         saes = {name: {"architecture": kind, **asdict(options)} for name, (kind, options) in self.sae.items()}
         stored = {key: value for key, value in asdict(self.activations).items() if key != "folder"}
         parts = {name: asdict(getattr(self, name)) for name in ("model", "corpus", "train", "finetune")}
+        del parts["train"]["shard_features"]
         return {**parts, "activations": stored, "sae": saes}
 
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from sae_fast.errors import ArgumentError
+from sae_fast.errors import ArgumentError, StoppedError
 
 PATIENCE = timedelta(days=2)
 """How long a process waits for the others: the first may collect activations for hours. One that ends is noticed at once."""
@@ -89,7 +89,8 @@ def local(tensor: Tensor) -> Tensor:
 def joined(device: str) -> Iterator[tuple[Ranks, str]]:
     """Join the processes that torchrun started, if it did, and yield (ranks, device of this one).
 
-    With `device = "cuda"` each process takes the GPU of its local rank. NCCL between GPUs, gloo between CPUs.
+    With `device = "cuda"` each process takes the GPU of its local rank. NCCL between GPUs, gloo between CPUs. Raises
+    `StoppedError` where another process ends before its time.
     """
     if "WORLD_SIZE" not in os.environ or not dist.is_torchelastic_launched():
         yield Ranks(), device
@@ -102,8 +103,20 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
         yield Ranks(dist.get_rank(), dist.get_world_size()), device
         # A process that leaves while another still talks to it can bring that one down.
         dist.barrier()
+    except RuntimeError as error:
+        if not _is_of_connection(error):
+            raise
+        raise StoppedError(
+            f"process {dist.get_rank()} stopped, since another one of the run has ended",
+            advice="See what that one said; the same command goes on from the last checkpoint",
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _is_of_connection(error: RuntimeError) -> bool:
+    """NCCL's errors have a type; gloo's name the file in which they come up."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def leave(status: int = 0) -> None:

@@ -15,6 +15,7 @@ from sae_fast.corpus.tokens import TokenDataset
 from sae_fast.errors import ArgumentError
 from sae_fast.progress import duration, size
 from sae_fast.training.config import RunConfig
+from sae_fast.training.distributed import local
 from sae_fast.training.trainer import Trainer
 from sae_fast.training.variants import VARIANTS, Start, Variant
 
@@ -96,8 +97,8 @@ def _corpus_tokens(config: RunConfig) -> int | None:
 
 
 def memory_bytes(variant: Variant, tokens: int) -> int:
-    """Weights, gradients, optimizer, and what a part of a batch of so many tokens needs beside them."""
-    weights = sum(parameter.numel() for parameter in variant.parameters())
+    """Weights, gradients, optimizer, and what a part of a batch of so many tokens needs beside them, in this process."""
+    weights = sum(local(parameter).numel() for parameter in variant.parameters())
     return BYTES_PER_WEIGHT * weights + 4 * tokens * (variant.d_in + 3 * variant.d_out)
 
 

@@ -87,10 +87,10 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def part_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """Of a whole tensor what this process holds, placed as `like` is."""
+    """Of a whole tensor what this process holds, copied and placed as `like` is; a number for the optimizer as it is."""
     if not isinstance(like, DTensor) or not tensor.ndim:
-        return tensor
+        return tensor.clone()
     mesh, (placement,) = like.device_mesh, like.placements
     if placement == Shard(0):
         tensor = tensor.chunk(mesh.size())[mesh.get_local_rank()]
-    return DTensor.from_local(tensor.to(local(like).device).contiguous(), mesh, [placement], run_check=False)
+    return DTensor.from_local(tensor.clone().to(local(like).device), mesh, [placement], run_check=False)

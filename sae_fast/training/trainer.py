@@ -185,7 +185,7 @@ class Trainer:
         variant, rows, features = self.variants[name], self.layout.rows, self.layout.features
         terms = list(losses[-1].terms)
         sums = rows.total(torch.stack([_sums(loss, terms) for loss in losses]).sum(0))
-        loss, *of_terms, error, squares = [float(value) for value in sums[: len(terms) + 3]]
+        loss, *of_terms, error, squares = sums[: len(terms) + 3].tolist()
         deviation = squares - float(sums[len(terms) + 3 :].square().sum()) / n
         return StepMetrics(
             step=self.step + 1,

@@ -3,8 +3,12 @@
 import json
 import os
 import runpy
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+import sae_fast
 from sae_fast.errors import ArgumentError
 from sae_fast.sparse import SparseActs
+from sae_fast.training import RunConfig
+from sae_fast.training import train as train_run
+from sae_fast.training.checkpoint import checkpoints
 from sae_fast.training.distributed import Ranks, require_even
 from sae_fast.training.layout import Layout, layout
 from sae_fast.training.selection import among_largest, among_largest_of_row, kept
@@ -27,17 +35,24 @@ QUICK = ["data:batchtopk", "data:jumprelu", "features:topk", "features:matryoshk
 ALL = [f"{mode}:{name}" for mode in ("data", "features") for name in steps["CASES"] if mode == "data" or name not in WHOLE]
 
 
-def torchrun(n: int, *command: str | Path) -> "subprocess.CompletedProcess[str]":
+def start(n: int, *command: str | Path) -> "subprocess.Popen[str]":
     """A command of Python in n processes, one thread each."""
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}", *map(str, command)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(FOLDER.parents[2])}
-    return subprocess.run(run, capture_output=True, text=True, timeout=600, env=environment)
+    return subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def torchrun(n: int, *command: str | Path) -> tuple[int, str]:
+    """(exit status, stderr) of the same."""
+    with start(n, *command) as run:
+        said = run.communicate(timeout=600)[1]
+    return run.returncode, said
 
 
 def on_two(*command: str | Path) -> None:
     """A command that is to succeed in two processes."""
-    done = torchrun(2, *command)
-    assert done.returncode == 0, done.stderr[-4000:]
+    status, said = torchrun(2, *command)
+    assert status == 0, said[-4000:]
 
 
 def assert_same(folder: Path, task: str) -> None:
@@ -75,9 +90,9 @@ def test_every_variant_learns_in_two_processes_what_it_learns_in_one(tmp_path: P
 def test_rows_and_features_may_both_be_spread(tmp_path: Path) -> None:
     """Four processes: two halves of each batch by two halves of the dictionary."""
     tasks = [f"2:{case}" for case in ("topk", "batchtopk", "matryoshka", "jumprelu", "gated-transcoder", "crosscoder")]
-    done = torchrun(4, FOLDER / "distributed_steps.py", tmp_path, *tasks)
+    status, said = torchrun(4, FOLDER / "distributed_steps.py", tmp_path, *tasks)
 
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert status == 0, said[-4000:]
     for task in tasks:
         assert_same(tmp_path, task)
 
@@ -91,23 +106,84 @@ def test_the_steps_show_what_they_compare() -> None:
         assert all(float(largest[term]) > 0 for term in terms)
 
 
-@pytest.mark.parametrize("spread", ["data", pytest.param("features", marks=pytest.mark.slow)])
-def test_a_run_in_two_processes(tmp_path: Path, gpt2_folder: Path, training_texts: Path, spread: str) -> None:
-    """The command line under torchrun leaves one set of files, with an SAE of all features."""
-    config = tmp_path / "config.toml"
-    config.write_text(
-        f'[model]\nsource = "{gpt2_folder}"\n[corpus]\nsource = "{training_texts}"\ncontext_length = 32\n'
-        f"[train]\ntokens = 1280\nbatch_tokens = 128\nshard_features = {json.dumps(spread == 'features')}\n"
-        "[activations]\nheld_out = 0.2\n[output]\nlog_steps = 5\n"
-        '[[sae]]\nname = "a"\narchitecture = "topk"\nhook_name = "blocks.1.hook_resid_post"\nd_sae = 48\nk = 4\n'
-    )
+class Runs:
+    """A configuration and the folders of its runs."""
 
-    on_two("-m", "sae_fast.cli", "train", config)
+    def __init__(self, folder: Path, model: Path, texts: Path, shard_features: bool) -> None:
+        self.folder = folder
+        hook = 'hook_name = "blocks.1.hook_resid_post"\nd_sae = 48'
+        self.text = (
+            f'[model]\nsource = "{model}"\n[corpus]\nsource = "{texts}"\ncontext_length = 32\n'
+            f"[train]\ntokens = 12800\nbatch_tokens = 64\nshard_features = {json.dumps(shard_features)}\n"
+            "[activations]\nheld_out = 0.2\n[output]\nlog_steps = 100\ncheckpoint_tokens = 1280\n"
+            f'[[sae]]\nname = "a"\narchitecture = "topk"\n{hook}\nk = 4\n'
+            f'[[sae]]\nname = "b"\narchitecture = "batchtopk"\n{hook}\nk = 4\n'
+        )
 
-    found = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert found["results"]["a"]["n_features"] == 48
-    assert found["results"]["a"]["explained_variance"] > 0.2
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    def config(self, name: str) -> Path:
+        """Of a run whose files come into the folder of this name."""
+        path = self.folder / f"{name}.toml"
+        path.write_text(self.text.replace("[output]", f'[output]\nfolder = "{name}"'))
+        return path
+
+    def checkpoints(self, name: str) -> list[Path]:
+        return checkpoints(self.folder / name / "checkpoints")
+
+    def saes(self, name: str) -> dict[str, bytes]:
+        folder = self.folder / name / "saes"
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def killed(self, name: str) -> str:
+        """Kill one of two processes after a checkpoint, and give what the run says on stderr."""
+        with start(2, "-m", "sae_fast.cli", "train", "--quiet", self.config(name)) as run:
+            end = time.monotonic() + 300
+            while not self.checkpoints(name) and run.poll() is None and time.monotonic() < end:
+                time.sleep(0.02)
+            children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+            workers = [pid for pid in map(int, children) if b"sae_fast" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+            os.kill(workers[-1], signal.SIGKILL)
+            said = run.communicate(timeout=300)[1]
+        assert run.returncode
+        return said
+
+
+@pytest.fixture
+def runs(tmp_path: Path, gpt2_folder: Path, training_texts: Path, request: pytest.FixtureRequest) -> Runs:
+    return Runs(tmp_path, gpt2_folder, training_texts, getattr(request, "param", False))
+
+
+def test_a_run_whose_process_dies_goes_on_when_started_again(runs: Runs) -> None:
+    """The other says why it stops, in one message, with a whole checkpoint left; one process may go on from there."""
+    said = runs.killed("a")
+    left = runs.checkpoints("a")
+
+    assert said.count("stopped, since another one of the run has ended. See what that one said") == 1
+    assert "sae_fast/training" not in said
+    assert load_file(left[-1])["step"] < 200
+    train_run(RunConfig.load(runs.folder / "a.toml"), show_progress=False)
+    found = json.loads((runs.folder / "a" / "run.json").read_text())
+    assert {result["n_features"] for result in found["results"].values()} == {48}
+    assert min(result["explained_variance"] for result in found["results"].values()) > 0.2
+    assert len((runs.folder / "a" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [False, True], ids=["data", "features"], indirect=True)
+def test_a_run_in_two_processes_may_be_stopped_anywhere(runs: Runs) -> None:
+    """Started again with as many it gives the same bytes, and with one process the same SAEs within rounding."""
+    runs.killed("a")
+    shutil.copytree(runs.folder / "a", runs.folder / "one")
+    on_two("-m", "sae_fast.cli", "train", runs.folder / "a.toml")
+    on_two("-m", "sae_fast.cli", "train", runs.config("whole"))
+    whole_run = RunConfig.load(runs.config("one"))
+    saes = train_run(replace(whole_run, train=replace(whole_run.train, shard_features=False)), show_progress=False)
+
+    assert runs.saes("a") == runs.saes("whole")
+    assert len((runs.folder / "a" / "metrics.jsonl").read_text().splitlines()) == 4
+    for name, sae in saes.items():
+        together = sae_fast.load(runs.folder / "a" / "saes" / name)
+        torch.testing.assert_close(together.W_dec, sae.W_dec, rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(together.W_enc, sae.W_enc, rtol=1e-2, atol=1e-2)
 
 
 @given(st.lists(st.integers(1, 9), max_size=40), st.integers(0, 50))
