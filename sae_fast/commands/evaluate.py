@@ -2,6 +2,10 @@
 
 import argparse
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,39 +125,56 @@ def run(options: argparse.Namespace) -> None:
         open_corpus(corpus)
     if options.out.exists() and not options.out.is_dir():
         raise ArgumentError("--out", expected="a folder", got=f"{options.out}, a file")
-    options.out.mkdir(parents=True, exist_ok=True)
-    lm = sae_fast.lm.load(options.model, backend=options.backend, device=options.device, dtype=options.dtype)
-    report, found = evaluate_texts(
-        lm,
-        saes,
-        corpus,
-        model_name=options.model_name or options.model.rstrip("/").rpartition("/")[2],
-        sources=named,
-        batch_size=options.batch_size,
-        prefixes=not options.no_prefixes,
-        seed=options.seed,
-        resamples=options.resamples,
-        progress=not options.quiet,
-    )
-    paths = report.write(options.out)
-    if options.card is not None:
-        paths.append(write_card(options.card, report, environment()))
-    bench = write_saebench(report, found.metrics(), options.out / "saebench", options.batch_size)
+    with _folder(options.out):
+        lm = sae_fast.lm.load(options.model, backend=options.backend, device=options.device, dtype=options.dtype)
+        report, found = evaluate_texts(
+            lm,
+            saes,
+            corpus,
+            model_name=options.model_name or options.model.rstrip("/").rpartition("/")[2],
+            sources=named,
+            batch_size=options.batch_size,
+            prefixes=not options.no_prefixes,
+            seed=options.seed,
+            resamples=options.resamples,
+            progress=not options.quiet,
+        )
+        probes = [] if labelled is None else _probes(options, lm, single(saes), labelled, ks, corpus.context_length)
+        # Everything is measured: from here on it is written, each file whole or not at all.
+        paths = report.write(options.out)
+        if options.card is not None:
+            paths.append(write_card(options.card, report, environment()))
+        bench = write_saebench(report, found.metrics(), options.out / "saebench", options.batch_size)
+        if probes:
+            paths.append(_write_probes(options.out, probes))
     if not options.quiet:
         say_summary(report)
-    if labelled is not None:
-        paths.append(_probe(options, lm, single(saes), labelled, ks, corpus.context_length))
+        if probes:
+            _say_probes(options.probe.name, probes)
     say(f"wrote {', '.join(map(str, paths))} and {_count(len(bench), 'file')} in {bench[0].parent}")
 
 
-def _probe(options: argparse.Namespace, lm: Any, saes: Any, labelled: Any, ks: list[int], context_length: int) -> Path:
-    """Probe, write probing.json, print the table."""
-    from dataclasses import asdict
+@contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """Make it before the hours of measuring, and take it away again where nothing was written."""
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException as error:
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+        if isinstance(error, KeyboardInterrupt):
+            sys.stderr.write("\nsae-fast: interrupted; no file was left half-written\n")
+            raise SystemExit(130) from None
+        raise
 
+
+def _probes(options: argparse.Namespace, lm: Any, saes: Any, labelled: Any, ks: list[int], context_length: int) -> list[Any]:
     from sae_fast.evaluation.probing import probe_texts
-    from sae_fast.files import write_whole
 
-    probes = probe_texts(
+    return probe_texts(
         lm,
         saes,
         labelled,
@@ -163,17 +184,24 @@ def _probe(options: argparse.Namespace, lm: Any, saes: Any, labelled: Any, ks: l
         seed=options.seed,
         progress=not options.quiet,
     )
-    path: Path = options.out / "probing.json"
+
+
+def _write_probes(folder: Path, probes: list[Any]) -> Path:
+    from sae_fast.files import write_whole
+
+    path = folder / "probing.json"
     write_whole(path, (json.dumps([asdict(probe) for probe in probes], ensure_ascii=False, indent=1) + "\n").encode())
-    if not options.quiet:
-        rows = [
-            (p.sae, p.label, "all" if p.k is None else str(p.k), f"{p.accuracy:.3f}", f"{p.balanced_accuracy:.3f}",
-             f"{p.auc:.3f}", f"{p.base_rate:.3f}", " ".join(map(str, p.features)))
-            for p in probes
-        ]  # fmt: skip
-        say(f"probes of {options.probe.name}: {probes[0].n_train:,} texts to learn from, {probes[0].n_test:,} to test on")
-        say_table(("SAE", "LABEL", "K", "ACCURACY", "BALANCED", "AUC", "BASE", "FEATURES"), rows, right=range(2, 7))
     return path
+
+
+def _say_probes(name: str, probes: list[Any]) -> None:
+    rows = [
+        (p.sae, p.label, "all" if p.k is None else str(p.k), f"{p.accuracy:.3f}", f"{p.balanced_accuracy:.3f}",
+         f"{p.auc:.3f}", f"{p.base_rate:.3f}", " ".join(map(str, p.features)))
+        for p in probes
+    ]  # fmt: skip
+    say(f"probes of {name}: {probes[0].n_train:,} texts to learn from, {probes[0].n_test:,} to test on")
+    say_table(("SAE", "LABEL", "K", "ACCURACY", "BALANCED", "AUC", "BASE", "FEATURES"), rows, right=range(2, 7))
 
 
 def say_summary(report: "EvaluationReport") -> None:

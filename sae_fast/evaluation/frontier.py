@@ -78,7 +78,8 @@ class _Log:
         steps = (1, 2, 5) if self.high - self.low < 1.6 else (1,)
         decades = range(math.floor(self.low), math.ceil(self.high) + 1)
         values = [step * 10.0**decade for decade in decades for step in steps]
-        return [(v, f"{v:,.10g}") for v in values if self.low <= math.log10(v) <= self.high]
+        found = [(v, f"{v:,.10g}") for v in values if self.low <= math.log10(v) <= self.high]
+        return found if len(found) > 2 else _round_numbers(10**self.low, 10**self.high)
 
 
 class _Linear:
@@ -93,16 +94,21 @@ class _Linear:
         return round(BOTTOM - (BOTTOM - TOP) * (value - self.low) / (self.high - self.low), 2)
 
     def ticks(self) -> list[tuple[float, str]]:
-        rough = (self.high - self.low) / 5
-        unit = 10.0 ** math.floor(math.log10(rough))
-        step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
-        digits = max(0, -math.floor(math.log10(step) + 1e-9))
-        first = math.ceil(self.low / step - 1e-9)
-        found = []
-        while first * step <= self.high * (1 + 1e-12) + 1e-12 * abs(step):
-            found.append((first * step, f"{first * step:.{digits}f}".replace("-", "\N{MINUS SIGN}")))
-            first += 1
-        return found
+        return _round_numbers(self.low, self.high)
+
+
+def _round_numbers(low: float, high: float) -> list[tuple[float, str]]:
+    """Four to eight of them between two numbers."""
+    rough = (high - low) / 5
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    found = []
+    while first * step <= high * (1 + 1e-12) + 1e-12 * abs(step):
+        found.append((first * step, f"{first * step:,.{digits}f}".replace("-", "\N{MINUS SIGN}")))
+        first += 1
+    return found
 
 
 def _has(sae: SaeReport, metric: str) -> bool:

@@ -20,6 +20,8 @@ Cells = Mapping[str, Tensor]
 _UNDEFINED = float("nan")
 _ROUNDING = 2.0**-96
 """Spread below this share of Σ‖y‖² is what float64 leaves of data that do not vary."""
+_CANCELLED = 2.0**-40
+"""The same as a share of Σ‖y - r‖², for r far from the mean of the tokens: a row of a breakdown, one token drawn many times."""
 
 
 class Grouping(NamedTuple):
@@ -101,7 +103,8 @@ def reconstruction_of(total: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     n = total["n"]
     spread = total["deviation"] - total["shift_squared"] / n
-    spread = torch.where(spread > _ROUNDING * total["energy"], spread, _UNDEFINED)
+    least = torch.maximum(_ROUNDING * total["energy"], _CANCELLED * total["deviation"])
+    spread = torch.where(spread > least, spread, _UNDEFINED)
     found = {
         "explained_variance": 1 - total["error"] / spread,
         "mse": total["error"] / n,

@@ -24,6 +24,8 @@ from sae_fast.lm.interface import LanguageModel
 from sae_fast.progress import step
 
 LOWEST_DECADE, BINS_A_DECADE = -6, 8
+FEW_BLOCKS = 20
+"""Percentiles of resamples of fewer documents than these are too narrow."""
 
 
 def evaluate_texts(
@@ -91,8 +93,17 @@ def evaluate_texts(
             for subject in every
             for name in subject.names
         ),
+        notes=_notes(found.n_blocks()),
     )
     return report, found
+
+
+def _notes(n_blocks: int) -> tuple[str, ...]:
+    if not 1 < n_blocks < FEW_BLOCKS:
+        return ()
+    return (
+        f"Intervals rest on only {n_blocks} documents, and say little of others: measure on more tokens, or shorter texts.",
+    )
 
 
 def density_histogram(counts: Tensor, n_tokens: int) -> list[int]:

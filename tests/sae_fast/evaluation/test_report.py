@@ -271,3 +271,26 @@ def test_mistakes_on_the_command_line_cost_nothing(
 
     assert cli.main([*arguments, *(word.format(file=file) for word in wrong)]) == 2
     assert capsys.readouterr().err.startswith(f"sae-fast: error: {message.format(file=file)}")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_evaluation_leaves_nothing(
+    folder: Path, gpt2_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """Neither a file nor the folder; in a folder that was there, what was in it."""
+
+    def stopping(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("sae_fast.evaluation.probing.probe_texts", stopping)
+    arguments = ["eval", "--model", str(gpt2_folder), "--corpus", str(folder / "texts.jsonl"), "--tokens", "100", "--quiet"]
+    arguments += ["--sae", str(folder / "a" / "sae"), "--probe", str(folder / "labelled.jsonl"), "--resamples", "5"]
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "evaluation.json").write_text("as it was")
+
+    for name in ("new", "old"):
+        with pytest.raises(SystemExit if error is KeyboardInterrupt else error):
+            cli.main([*arguments, "--out", str(tmp_path / name)])
+
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["old", "evaluation.json"]
+    assert (tmp_path / "old" / "evaluation.json").read_text() == "as it was"

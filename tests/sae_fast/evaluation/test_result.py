@@ -14,7 +14,7 @@ from sae_fast.evaluation import Evaluation, TokenClasses, evaluate, mean_activat
 from sae_fast.evaluation.groupings import CLASSES, N_BLOCKS, bucket_name, position_buckets, token_class
 from sae_fast.evaluation.metrics import Metrics
 from sae_fast.evaluation.resampling import draws, interval
-from sae_fast.evaluation.sums import Grouping, Sums, metrics_of
+from sae_fast.evaluation.sums import Grouping, Sums, metrics_of, reconstruction_of
 from sae_fast.lm.transformers import TransformersLM
 from sae_fast.sae import SAE
 from sae_fast.sparse import SparseActs
@@ -194,6 +194,23 @@ def test_a_row_is_resampled_by_the_blocks_of_all_tokens(lm: TransformersLM) -> N
         assert row["intervals"]["explained_variance"] == pytest.approx(ends, rel=1e-5)
         assert row["intervals"]["delta_ce"][0] < row["delta_ce"] < row["intervals"]["delta_ce"][1]
     assert set(found.by_position("a")[0]["intervals"]) == set(found.intervals("a"))
+
+
+def test_one_token_drawn_again_and_again_has_no_spread() -> None:
+    """Far from what the spread is summed about, rounding is not taken for variance."""
+    y = torch.tensor([[3.1, 0.2, -1.7]], dtype=torch.float64)
+    sums = Sums({"block": Grouping(1, 2)})
+    for block, vector in enumerate((y, -y)):
+        shift = vector - torch.tensor([0.1, 0.7, 0.3])
+        square = {"deviation": shift.square().sum(1), "energy": vector.square().sum(1), "error": torch.ones(1)}
+        sums.add({"block": torch.tensor([block])}, n=torch.ones(1), shift=shift, **square)
+    names = ("energy_out", "dot", "n_directed", "norm_in", "norm_out", "cosine", "norm_ratio")
+    weights = torch.tensor([[weight, 0.0] for weight in range(1, 40)], dtype=torch.float64)
+    totals = sums.scalars("block", weights) | dict.fromkeys(names, torch.ones(1, 39, dtype=torch.float64))
+
+    assert bool(reconstruction_of(totals)["explained_variance"].isnan().all())
+    both = sums.scalars("block", torch.ones(1, 2, dtype=torch.float64)) | dict.fromkeys(names, torch.ones(1, 1))
+    assert float(reconstruction_of(both)["explained_variance"]) == pytest.approx(1 - 2 / (2 * float(y.square().sum())))
 
 
 def test_a_row_of_one_block_has_no_interval(lm: TransformersLM) -> None:
