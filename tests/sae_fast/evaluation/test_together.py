@@ -204,3 +204,37 @@ def test_nan_is_an_error_that_names_the_sae(lm: TransformersLM, batches: list[Ba
     means = {HOOK: torch.zeros(D, dtype=torch.float64)}
     with pytest.raises(NonFiniteError, match="the language model as it is: its cross entropy is NaN"):
         measure(TransformersLM(model, tokenizer=None), {"a": random_sae()}, batches, means=means)
+
+
+@pytest.mark.parametrize("mean", [0.0, 300.0])
+def test_a_large_mean_costs_no_precision(lm: TransformersLM, batches: list[Batch], mean: float) -> None:
+    """Of an activation whose mean is far larger than its spread, in total, by position and in every resample."""
+    model = copy.deepcopy(lm.model)
+    model.transformer.h[1].mlp.c_proj.bias.data += mean
+    shifted, hook = TransformersLM(model, tokenizer=None), "blocks.1.hook_mlp_out"
+    sae = random_sae(hook)
+    sae.b_dec.add_(mean)
+    sae = sae.replace(b_enc=sae.tensors()["b_enc"] - mean * sae.W_enc.sum(0))
+    rows, counted = texts()
+
+    found = measure(shifted, {"a": sae}, batches)
+
+    y, y_hat, position = [], [], []
+    for row, kept in zip(rows, counted, strict=True):
+        x = shifted.activations(row[None], [hook])[hook][0, kept]
+        y.append(x.double())
+        y_hat.append(sae(x).double())
+        position.append(torch.arange(len(row))[kept])
+    wanted, made, where = torch.cat(y), torch.cat(y_hat), torch.cat(position)
+
+    def explained(rows: Tensor) -> float:
+        spread = (wanted[rows] - wanted[rows].mean(0)).square().sum()
+        return float(1 - (wanted - made)[rows].square().sum() / spread)
+
+    # Activations of mean 300 are themselves rounded to 2e-5 in float32.
+    rel = 1e-5 if not mean else 1e-3
+    assert found.metrics()["a"].explained_variance == pytest.approx(explained(where >= 0), rel=rel)
+    by_position = {row["name"]: row["explained_variance"] for row in found.by_position("a")}
+    assert by_position["4 to 7"] == pytest.approx(explained((where >= 4) & (where < 8)), rel=rel)
+    low, high = found.intervals("a")["explained_variance"]  # type: ignore[misc]
+    assert low < explained(where >= 0) < high
