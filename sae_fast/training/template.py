@@ -50,7 +50,7 @@ tokens = 50_000_000              # activation vectors
 # beta2 = 0.999
 # clip_norm = 1.0
 # precision = "float32"          # of the products: float32, bfloat16
-# shard_features = false         # with torchrun: spread the features over the processes (topk)
+# shard_features = false         # with torchrun: spread the features over the processes, all or so many
 # seed = 0
 
 # [finetune]                     # end-to-end training at the end

@@ -6,7 +6,7 @@ SAE takes and gives activations in the LM's own units.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from sae_fast.errors import NonFiniteError
 from sae_fast.sae import SAE
 from sae_fast.sparse import SparseActs
 from sae_fast.training.distributed import local
-from sae_fast.training.layout import part_like, whole
+from sae_fast.training.layout import whole
 from sae_fast.training.variants.loss import Loss, Moment, fired_counts, loss_of
 from sae_fast.training.variants.options import SharedOptions, VariantOptions
 from sae_fast.training.variants.start import Start, initial_rows
@@ -102,10 +102,6 @@ class Variant(nn.Module, ABC):
         """Itself, with DTensors for its parameters where other processes hold other features; call it on its device."""
         self.layout.distribute(self, self.by_feature)
         return self
-
-    def load_whole(self, state: Mapping[str, Tensor]) -> None:
-        """Load the state of all features, of which this process takes its own."""
-        self.load_state_dict({name: part_like(state[name], like) for name, like in self.state_dict().items()})
 
     def whole(self) -> "Variant | None":
         """With all features: itself, or where they are in parts, a copy in main memory in the first process alone.

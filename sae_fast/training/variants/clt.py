@@ -121,15 +121,14 @@ class CLTLayer(JumpReLU):
 class CLT(Variant):
     """Layers that share their outputs. Features are counted through all layers."""
 
-    why_whole: ClassVar[str | None] = "its features are divided by layer already, and parts of layers are not made"
-
     Options: ClassVar[type[SharedOptions]] = CLTOptions
     architecture: ClassVar[Architecture] = "jumprelu"
 
     def __init__(self, options: Any, start: Start) -> None:
         nn.Module.__init__(self)
         n = len(options.hook_names)
-        self.options, self.d_in, self.d_out, self.layout = options, start.x.shape[1], start.y.shape[1], start.layout
+        self.options, self.layout, self.widths = options, start.layout, start.widths
+        self.d_in, self.d_out = start.x.shape[1], start.y.shape[1]
         if self.d_in % n or self.d_out % n or len(set(start.widths)) > 1:
             raise ArgumentError("clt", expected="hooks of one width", got=f"widths {list(start.widths)}")
         self.width_in, self.width_out = self.d_in // n, self.d_out // n
@@ -152,14 +151,15 @@ class CLT(Variant):
 
     def objective(self, x: Tensor, y: Tensor, moment: Moment) -> Loss:
         """`Σ_layers mean ‖y - ŷ‖² + λ(t) · Σ_layers penalty + c · pull on dead features`."""
-        y_hat, penalty, fired = torch.cat([layer.b_dec for layer in self.each]).expand_as(y), x.new_zeros(()), []
+        total, penalty, fired = torch.zeros_like(y), x.new_zeros(()), []
         inputs = x.split(self.width_in, dim=1)
         for number, (layer, own) in enumerate(zip(self.each, inputs, strict=True)):
             layer.compute_dtype = self.compute_dtype
             written, acts, one = layer.written(own)
-            y_hat = y_hat + nn.functional.pad(written, (number * self.width_out, 0))
+            total = total + nn.functional.pad(written, (number * self.width_out, 0))
             penalty = penalty + one
-            fired.append(fired_counts(acts, layer.d_sae))
+            fired.append(fired_counts(acts, layer.n_own))
+        y_hat = self.layout.summed(total) + torch.cat([layer.b_dec for layer in self.each])
         error = (y - y_hat).square().sum()
         loss = loss_of(error, torch.cat(fired), y, y_hat)
         loss.terms["sparsity"] = penalty.detach()
@@ -167,6 +167,12 @@ class CLT(Variant):
         for layer, own in zip(self.each, inputs, strict=True):
             loss = layer.with_pull(loss, own, layer.log_threshold.exp())
         return loss
+
+    def distributed(self) -> "CLT":
+        """As each layer."""
+        for layer in self.each:
+            layer.distributed()
+        return self
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Those of all layers."""
@@ -179,12 +185,12 @@ class CLT(Variant):
 
     def after_step(self, fired: Tensor, n: int) -> None:
         """As each layer does."""
-        for layer, own in zip(self.each, fired.split([layer.d_sae for layer in self.each]), strict=True):
+        for layer, own in zip(self.each, fired.split([layer.n_own for layer in self.each]), strict=True):
             layer.after_step(own, n)
 
     @property
     def dead(self) -> Tensor:
-        """Bool [d_sae], of all layers in order."""
+        """Bool [n_own of all layers], in order."""
         return torch.cat([layer.dead for layer in self.each])
 
     def threshold_of(self, held_out: HeldOut) -> Tensor | None:

@@ -13,6 +13,7 @@ from sae_fast.training.distributed import joined, leave
 from sae_fast.training.layout import ALONE, Layout, layout
 from sae_fast.training.trainer import StepMetrics, Trainer, TrainOptions
 from sae_fast.training.variants import VARIANTS, Start, Variant
+from sae_fast.training.variants.batchtopk import REACH
 
 D, D_OUT, D_SAE, BATCH, STEPS = 8, 6, 32, 64, 12
 # With norms held at one, the gradient of a dead feature's row is nothing but rounding, which Adam makes steps of.
@@ -33,6 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     **{f"{name}-transcoder": given | dict(hook_name_out="y", skip=True) for name, given in ONE_HOOK.items()},
     "gated-frozen": ONE_HOOK["gated"] | dict(unit_norm_decoder=True, freeze_auxiliary_decoder=True),
     "standard-power": ONE_HOOK["standard"] | dict(lp_norm=1.5),
+    "batchtopk-uneven": ONE_HOOK["batchtopk"] | dict(uneven=True),
     "batchtopk-parts": ONE_HOOK["batchtopk"] | dict(accumulate=2),
     "jumprelu-parts": ONE_HOOK["jumprelu"] | dict(accumulate=2),
     "crosscoder": dict(architecture="crosscoder", hook_names=("x", "y"), l1_coefficient=0.1),
@@ -50,10 +52,11 @@ def rows(n: int, seed: int) -> dict[str, Tensor]:
 
 
 def variant(case: str, place: Layout) -> Variant:
-    """With some features that never fire at the start."""
+    """With some features that never fire at the start; uneven: one half fires much more."""
     given = {"d_sae": D_SAE, "dead_after_tokens": 2 * BATCH} | CASES[case]
     kind = VARIANTS[given.pop("architecture")]
     given.pop("accumulate", None)
+    is_uneven = given.pop("uneven", False)
     options = kind.Options(**({} if "hook_names" in given else {"hook_name": "x"}), **given)
     sample = rows(500, 99)
     x, y = (torch.cat([sample[hook] for hook in hooks], 1) for hooks in (options.reads, options.writes))
@@ -61,7 +64,10 @@ def variant(case: str, place: Layout) -> Variant:
     with torch.no_grad():
         for name, bias in made.named_parameters():
             if name.endswith("b_enc"):
-                bias[-place.own_features(D_SAE).start % 3 :: 3] = -3.0
+                first = place.own_features(D_SAE).start
+                bias[-first % 3 :: 3] = -3.0
+                if is_uneven:
+                    bias[: max(0, D_SAE // 2 - first)] += 3.0
     return made.distributed()
 
 
@@ -91,6 +97,9 @@ def trained(case: str, place: Layout, steps: int = STEPS, state: dict[str, Tenso
 def results(case: str, place: Layout = ALONE) -> dict[str, Tensor]:
     """The curve and the state at the end; a run that was taken up half way has the same bits, and so has the whole variant."""
     trainer, curve = trained(case, place)
+    if "uneven" in CASES[case]:
+        # One process has more of the largest than it looks at first; where rows are spread, each has about its share.
+        assert (trainer.variants["a"].reach > REACH) == (place.mesh is not None)
     state = {key: value.clone().contiguous() for key, value in trainer.state().items()}
     half = {key: value.clone() for key, value in trained(case, place, STEPS // 2)[0].state().items()}
     again = trained(case, place, state=half)[0].state()

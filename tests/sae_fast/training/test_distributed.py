@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -25,13 +27,14 @@ from sae_fast.training import train as train_run
 from sae_fast.training.checkpoint import checkpoints
 from sae_fast.training.distributed import Ranks, require_even
 from sae_fast.training.layout import Layout, layout
+from sae_fast.training.run import make_variants
 from sae_fast.training.selection import among_largest, among_largest_of_row, kept
 from sae_fast.training.variants import VARIANTS, Start
 
 FOLDER = Path(__file__).parent
 steps = runpy.run_path(str(FOLDER / "distributed_steps.py"))
 WHOLE = {name for name, given in steps["CASES"].items() if VARIANTS[given["architecture"]].why_whole}
-QUICK = ["data:batchtopk", "data:jumprelu", "features:topk", "features:matryoshka", "features:jumprelu-transcoder"]
+QUICK = ["data:batchtopk", "data:jumprelu", "features:topk", "features:batchtopk-uneven", "features:jumprelu-transcoder"]
 ALL = [f"{mode}:{name}" for mode in ("data", "features") for name in steps["CASES"] if mode == "data" or name not in WHOLE]
 
 
@@ -109,13 +112,14 @@ def test_the_steps_show_what_they_compare() -> None:
 class Runs:
     """A configuration and the folders of its runs."""
 
-    def __init__(self, folder: Path, model: Path, texts: Path, shard_features: bool) -> None:
+    def __init__(self, folder: Path, model: Path, texts: Path, shard_features: bool, finetune_tokens: int) -> None:
         self.folder = folder
         hook = 'hook_name = "blocks.1.hook_resid_post"\nd_sae = 48'
         self.text = (
             f'[model]\nsource = "{model}"\n[corpus]\nsource = "{texts}"\ncontext_length = 32\n'
             f"[train]\ntokens = 12800\nbatch_tokens = 64\nshard_features = {json.dumps(shard_features)}\n"
-            "[activations]\nheld_out = 0.2\n[output]\nlog_steps = 100\ncheckpoint_tokens = 1280\n"
+            f"[finetune]\ntokens = {finetune_tokens}\ncontexts = 4\n[activations]\nheld_out = 0.2\n"
+            "[output]\nlog_steps = 100\ncheckpoint_tokens = 1280\n"
             f'[[sae]]\nname = "a"\narchitecture = "topk"\n{hook}\nk = 4\n'
             f'[[sae]]\nname = "b"\narchitecture = "batchtopk"\n{hook}\nk = 4\n'
         )
@@ -149,7 +153,7 @@ class Runs:
 
 @pytest.fixture
 def runs(tmp_path: Path, gpt2_folder: Path, training_texts: Path, request: pytest.FixtureRequest) -> Runs:
-    return Runs(tmp_path, gpt2_folder, training_texts, getattr(request, "param", False))
+    return Runs(tmp_path, gpt2_folder, training_texts, *getattr(request, "param", (False, 0)))
 
 
 def test_a_run_whose_process_dies_goes_on_when_started_again(runs: Runs) -> None:
@@ -168,9 +172,9 @@ def test_a_run_whose_process_dies_goes_on_when_started_again(runs: Runs) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runs", [False, True], ids=["data", "features"], indirect=True)
+@pytest.mark.parametrize("runs", [(False, 1280), (True, 1280)], ids=["data", "features"], indirect=True)
 def test_a_run_in_two_processes_may_be_stopped_anywhere(runs: Runs) -> None:
-    """Started again with as many it gives the same bytes, and with one process the same SAEs within rounding."""
+    """Started again with as many it gives the same bytes, and with one the same SAEs within rounding; fine-tuning too."""
     runs.killed("a")
     shutil.copytree(runs.folder / "a", runs.folder / "one")
     on_two("-m", "sae_fast.cli", "train", runs.folder / "a.toml")
@@ -179,11 +183,11 @@ def test_a_run_in_two_processes_may_be_stopped_anywhere(runs: Runs) -> None:
     saes = train_run(replace(whole_run, train=replace(whole_run.train, shard_features=False)), show_progress=False)
 
     assert runs.saes("a") == runs.saes("whole")
-    assert len((runs.folder / "a" / "metrics.jsonl").read_text().splitlines()) == 4
+    assert len((runs.folder / "a" / "metrics.jsonl").read_text().splitlines()) == 6
     for name, sae in saes.items():
         together = sae_fast.load(runs.folder / "a" / "saes" / name)
-        torch.testing.assert_close(together.W_dec, sae.W_dec, rtol=1e-2, atol=1e-2)
-        torch.testing.assert_close(together.W_enc, sae.W_enc, rtol=1e-2, atol=1e-2)
+        for key, value in sae.tensors().items():
+            torch.testing.assert_close(together.tensors()[key], value, rtol=1e-4, atol=1e-5)
 
 
 @given(st.lists(st.integers(1, 9), max_size=40), st.integers(0, 50))
@@ -218,8 +222,11 @@ def test_parts_of_a_dictionary_begin_as_the_whole() -> None:
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
 
 
-def test_what_cannot_be_spread_is_refused() -> None:
-    """Numbers that do not divide."""
+def test_what_cannot_be_spread_is_refused(configure: Callable[..., RunConfig]) -> None:
+    """Numbers that do not divide, and matching pursuit by features."""
+    config, place = configure({"architecture": "matching_pursuit", "max_iterations": 3}), Layout(mesh=cast("Any", ...))
+    with pytest.raises(ArgumentError, match=r"matching_pursuit\): expected another architecture\. For it, each step"):
+        make_variants(config, cast("Any", None), place)
     with pytest.raises(ArgumentError, match="a multiple of the 2 processes"):
         require_even(Ranks(0, 2), "batch", 3)
     with pytest.raises(ArgumentError, match="d_sae with shard_features: expected a multiple of the 2 processes, got 7"):
