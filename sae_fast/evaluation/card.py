@@ -9,7 +9,7 @@ from pathlib import Path
 from sae_fast import __version__
 from sae_fast.errors import FormatError
 from sae_fast.evaluation.report import EvaluationReport, SaeReport
-from sae_fast.evaluation.table import number
+from sae_fast.evaluation.table import kind_of, number
 from sae_fast.files import write_whole
 
 BEGIN, END = "<!-- sae-fast eval -->", "<!-- /sae-fast eval -->"
@@ -121,7 +121,7 @@ def _table(report: EvaluationReport) -> list[str]:
 
 def _row(sae: SaeReport) -> list[str]:
     what = sae.architecture + (f", k = {sae.k}" if sae.k else "")
-    what += f", {len(sae.by_layer):,} layers" if sae.by_layer else ""
+    what += kind_of(sae)
     read = sae.hooks_in or [sae.hook_name]
     places = [sae.hooks_out] if read == sae.hooks_out else [read, sae.hooks_out]
     return [

@@ -75,11 +75,13 @@ class _Log:
         return round(LEFT + (RIGHT - LEFT) * share, 2)
 
     def ticks(self) -> list[tuple[float, str]]:
-        steps = (1, 2, 5) if self.high - self.low < 1.6 else (1,)
         decades = range(math.floor(self.low), math.ceil(self.high) + 1)
-        values = [step * 10.0**decade for decade in decades for step in steps]
-        found = [(v, f"{v:,.10g}") for v in values if self.low <= math.log10(v) <= self.high]
-        return found if len(found) > 2 else _round_numbers(10**self.low, 10**self.high)
+        for steps in ((1,), (1, 2, 5)):
+            values = [step * 10.0**decade for decade in decades for step in steps]
+            found = [(v, f"{v:,.10g}") for v in values if self.low <= math.log10(v) <= self.high]
+            if len(found) > 2:
+                return found
+        return _round_numbers(10**self.low, 10**self.high)
 
 
 class _Linear:

@@ -122,7 +122,7 @@ def _row(n: int, sae: SaeReport, report: EvaluationReport, link: Link, places: b
     name = f'<a href="{escape(address)}">{escape(sae.name)}</a>' if address else escape(sae.name)
     colour = colour_of(report)[sae.architecture]
     what = escape(sae.architecture) + (f", k = {sae.k}" if sae.k else "")
-    what += f", {len(sae.by_layer):,} layers" if sae.by_layer else ""
+    what += kind_of(sae)
     cells = f'<td class="number" data-column="n" data-value="{n}">{n}</td>'
     hook = f"<code>{escape(hooks_in_words(sae.hooks_out))}</code>" if places else ""
     what = f'<span class="kind-{colour} arch">{what}</span>'
@@ -133,6 +133,13 @@ def _row(n: int, sae: SaeReport, report: EvaluationReport, link: Link, places: b
     cells += f'<td class="number" data-column="n_dead" data-value="{sae.n_not_seen}">{seen}</td>'
     cells += f'<td class="number" data-column="n_dense" data-value="{sae.n_dense}">{sae.n_dense:,}</td>'
     return f'<tr id="sae-{n}">{cells}</tr>'
+
+
+def kind_of(sae: SaeReport) -> str:
+    """What follows the architecture of what reads at several hooks; nothing for others."""
+    if sae.by_layer:
+        return f", {len(sae.by_layer):,} layers"
+    return ", crosscoder" if len(sae.hooks_in) > 1 else ""
 
 
 def hooks_in_words(hooks: list[str]) -> str:
