@@ -6,10 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from peer.environments import ROOT, Peer, ready
 from peer.recovery.__main__ import ENVIRONMENTS, run
 from peer.recovery.cases import CASES, Case
 from peer.recovery.compare import compare
+from peer.recovery.planted import Trained, planted, score
 
 PATIENCE_S = 3000
 
@@ -84,3 +86,21 @@ def test_sweeps_that_do_not_meet_are_an_error() -> None:
     apart = _records("sae_fast", [(0.7, 0.8, 5.0)]) + _records("sae-lens", [(0.9, 0.8, 5.0)])
     with pytest.raises(ValueError, match="no explained variance that all reach"):
         compare(apart, "one")
+
+
+@pytest.mark.parametrize("name", ["transcoder", "layers"])
+def test_a_decoder_of_true_directions_has_mean_max_cosine_one(name: str) -> None:
+    """Also where a skip term carries a share of every feature, which the decoder then lacks."""
+    data = planted(name)
+    true, reads = data.rows(data.writes), data.rows(data.reads)
+    skip = torch.randn(true.shape[1], reads.shape[1], generator=torch.Generator().manual_seed(0)) / 10
+
+    def run(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x.new_ones(len(x), len(true)), x.new_zeros(len(x), true.shape[1])
+
+    def cosine(W_dec: torch.Tensor, W_skip: torch.Tensor | None = None) -> float:
+        return score(Trained(run, W_dec, W_skip), data, n=4096)["mean_max_cosine"]
+
+    assert cosine(true) == pytest.approx(1, abs=1e-5)
+    assert cosine(true - reads @ skip.T, skip) == pytest.approx(1, abs=1e-5)
+    assert cosine(true, skip) < 0.99

@@ -44,6 +44,10 @@ class KOfBatch(SharedOptions):
 class BatchTopKOptions(KOfBatch, VariantOptions):
     """`architecture = "batchtopk"`."""
 
+    unit_norm_decoder: bool | None = None
+    """keep decoder rows at norm one; default: of SAEs, not of transcoders, whose decoder begins unrelated to the encoder and
+    turns faster with free norms"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MatryoshkaOptions(BatchTopKOptions):

@@ -15,7 +15,7 @@ class SharedOptions(ABC):
     """number of features; give this or `expansion`"""
     expansion: float | None = None
     """number of features as a multiple of the width that it reads"""
-    unit_norm_decoder: bool = True
+    unit_norm_decoder: bool | None = True
     """keep decoder rows at norm one: their gradient turns them only, and they are rescaled after each step"""
     start_from_data: bool = False
     """begin with decoder rows that lean towards sampled activations: fewer dead features where these are many, but planted
@@ -65,6 +65,8 @@ class VariantOptions(SharedOptions):
         super().__post_init__()
         if self.skip and self.hook_name_out is None:
             raise ConfigError("[[sae]] skip: only a transcoder has a skip term; give hook_name_out")
+        if self.unit_norm_decoder is None:
+            object.__setattr__(self, "unit_norm_decoder", self.hook_name_out is None)
 
     @property
     def reads(self) -> tuple[str, ...]:

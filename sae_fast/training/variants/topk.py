@@ -20,6 +20,9 @@ class TopKOptions(VariantOptions):
 
     k: int
     """active features of each token"""
+    unit_norm_decoder: bool | None = None
+    """keep decoder rows at norm one; default: of SAEs, not of transcoders, whose decoder begins unrelated to the encoder and
+    turns faster with free norms"""
     aux_coefficient: float = 1 / 32
     """weight of the loss that revives dead features"""
     k_aux: int | None = None

@@ -78,10 +78,10 @@ class Trained:
 
 
 @torch.no_grad()
-def score(trained: Trained, planted: Planted) -> dict[str, float]:
-    """Mean max cosine with the true directions, L0, explained variance and number of dead features on fresh tokens."""
+def score(trained: Trained, planted: Planted, n: int = N_SCORED) -> dict[str, float]:
+    """Mean max cosine with the true directions, L0, explained variance and dead features, on `n` fresh tokens (4096s)."""
     stats, fired = ReconstructionStats(trained.W_dec.shape[1]), torch.zeros(len(trained.W_dec))
-    for x, y in _pairs(planted):
+    for x, y in _pairs(planted, n):
         acts, y_hat = trained.run(x)
         stats.update(y, y_hat)
         fired += (acts != 0).sum(0)
@@ -91,7 +91,7 @@ def score(trained: Trained, planted: Planted) -> dict[str, float]:
     cosines = _unit(planted.rows(planted.writes) - carried) @ _unit(live).T
     return {
         "mean_max_cosine": float(cosines.max(1).values.mean()) if len(live) else 0.0,
-        "l0": float(fired.sum()) / N_SCORED,
+        "l0": float(fired.sum()) / n,
         "explained_variance": float(stats.explained_variance or 0.0),
         "n_dead": float((fired == 0).sum()),
     }
@@ -102,8 +102,8 @@ def side_by_side(activations: Activations, hooks: tuple[str, ...]) -> Tensor:
     return torch.cat([activations[hook] for hook in hooks], dim=1)
 
 
-def _pairs(planted: Planted) -> Iterator[tuple[Tensor, Tensor]]:
-    for first in range(0, N_SCORED, 4096):
+def _pairs(planted: Planted, n: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for first in range(0, n, 4096):
         fresh = planted.sample(4096, 10**8 + first)
         yield side_by_side(fresh, planted.reads), side_by_side(fresh, planted.writes)
 

@@ -299,6 +299,17 @@ def test_options_that_make_no_sense_are_refused(name: str, options: dict[str, An
         VARIANTS[name].Options(**(dict(hook_name="in", d_sae=8) | options))
 
 
+@pytest.mark.parametrize("name", ["topk", "abstopk", "batchtopk"])
+def test_transcoders_that_choose_by_size_have_free_norms(name: str) -> None:
+    """SAEs keep decoder rows at norm one; either can be asked to do otherwise."""
+
+    def keeps(**options: Any) -> bool | None:
+        return VARIANTS[name].Options(**(dict(hook_name="in", d_sae=8, k=3) | options)).unit_norm_decoder  # type: ignore[arg-type]
+
+    assert (keeps(), keeps(hook_name_out="out")) == (True, False)
+    assert (keeps(unit_norm_decoder=False), keeps(hook_name_out="out", unit_norm_decoder=True)) == (False, True)
+
+
 @pytest.mark.parametrize("sizes", [(4.0, 8.0), (0.5, 0.6), (), (12.5, 11.5)])
 def test_groups_must_make_up_the_dictionary(sizes: tuple[float, ...]) -> None:
     """Matryoshka groups sum to d_sae, or their shares to one."""
