@@ -6,6 +6,7 @@ same numbers as an uninterrupted one. Nothing is kept in memory beyond one part:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse
@@ -18,7 +19,7 @@ from sae_fast.activations import ActivationStore
 from sae_fast.corpus.batch import Batch, batches, part_contexts
 from sae_fast.corpus.tokens import COUNTED, TokenDataset
 from sae_fast.lm import LanguageModel
-from sae_fast.lm.splice import sae_input
+from sae_fast.lm.places import Place, places
 from sae_fast.progress import Advance
 from sitegen.activation_index import ActivationIndexWriter
 from sitegen.errors import MismatchError, NonFiniteError
@@ -34,7 +35,13 @@ class Target:
     slug: str
     sae: SAE
     hook_name: str
+    """A hook, or those of a crosscoder joined by "+"."""
     index: ActivationIndexWriter
+
+    @cached_property
+    def place(self) -> Place:
+        """Where it reads."""
+        return _place(self.sae, self.hook_name)
 
 
 @dataclass
@@ -62,12 +69,17 @@ class _Rows:
 
 def check_fit(lm: LanguageModel, slug: str, sae: SAE, hook_name: str) -> None:
     """Raise HookNotFoundError or MismatchError where an SAE cannot read this LM; nothing is run."""
-    d_hook = lm.d_hook(hook_name)
-    if d_hook != sae.cfg.d_in:
-        raise MismatchError(
-            f"SAE {slug} reads activations of width d_in = {sae.cfg.d_in}, but {hook_name} of the model has width {d_hook}. "
-            "Is it an SAE of another model or hook? [[sae]] hook_name names the hook where the metadata are wrong."
-        )
+    place = _place(sae, hook_name)
+    for field_name, hook, width in place.widths:
+        if hook in place.reads and field_name != "d_out" and (d_hook := lm.d_hook(hook)) != width:
+            raise MismatchError(
+                f"SAE {slug} reads activations of width {field_name} = {width}, but {hook} of the model has width {d_hook}. "
+                "Is it an SAE of another model or hook? [[sae]] hook_name names the hook where the metadata are wrong."
+            )
+
+
+def _place(sae: SAE, hook_name: str) -> Place:
+    return places({hook_name: sae})[0]
 
 
 Read = Callable[[Batch, Sequence[str]], Mapping[str, torch.Tensor]]
@@ -129,14 +141,14 @@ def _collect_part(
     advance: Advance | None,
 ) -> None:
     rows = {target.slug: _Rows() for target in targets}
-    hook_names = list(dict.fromkeys(target.hook_name for target in targets))
+    hook_names = list(dict.fromkeys(hook for target in targets for hook in target.place.reads))
     for batch in batches(dataset, contexts, batch_size):
         with torch.inference_mode():
             activations = read(batch, hook_names)
             for name, activation in activations.items():
                 _check_finite(_counted(activation, batch), name, batch, dataset)
             for target in targets:
-                rows[target.slug].add(_encode(target, activations[target.hook_name], batch))
+                rows[target.slug].add(_encode(target, activations, batch))
         if advance is not None:
             advance(len(batch.contexts))
     first_position = contexts.start * dataset.context_length
@@ -150,12 +162,12 @@ def _collect_part(
         )
 
 
-def _encode(target: Target, activation: torch.Tensor, batch: Batch) -> SparseActs:
+def _encode(target: Target, activations: Mapping[str, torch.Tensor], batch: Batch) -> SparseActs:
     """The features of the counted tokens; a temporal SAE reads the whole contexts that they stand in."""
-    x = sae_input(target.sae, activation, target.hook_name)
+    x = target.place.input(activations)
     if target.sae.cfg.temporal is None:
         return target.sae.encode(_counted(x, batch))
-    if activation.ndim == 2:
+    if x.ndim == 2:
         raise MismatchError(
             f"SAE {target.slug} is temporal: it reads whole contexts, and a store of activations holds counted tokens alone. "
             "Leave out [build] activations."

@@ -16,6 +16,7 @@ from sitegen import collect
 from sitegen.comparison import SiteComparison, open_comparisons
 from sitegen.contrast import SiteContrast, open_contrasts
 from sitegen.errors import MismatchError, ReleaseError
+from sitegen.hooks import compact
 from sitegen.records import FeatureId
 from sitegen.release import Release, SaeOptions
 from sitegen.stages import Stage
@@ -38,6 +39,7 @@ class SaePlan:
     options: SaeOptions
     cfg: SAEConfig
     hook_name: str
+    """where it reads: a hook, or those of a crosscoder joined by "+"."""
     evaluation: Stage | None
     """None where the release asks for no evaluation"""
     activations: Stage
@@ -45,7 +47,8 @@ class SaePlan:
 
     @property
     def name(self) -> str:
-        return self.options.name or f"{self.hook_name} ({self.cfg.architecture})"
+        kind = f"{self.cfg.architecture} crosscoder" if self.cfg.crosscoder else self.cfg.architecture
+        return self.options.name or f"{compact(self.hook_name.split('+'))} ({kind})"
 
     @property
     def architecture(self) -> str:
@@ -97,7 +100,7 @@ class Plan:
 def make_plan(release: Release, cache: Path, features: Sequence[FeatureId] | None = None, every: int = 1) -> Plan:
     """Read the headers of the SAEs, hash every source, and return the stages."""
     chosen = None if features is None else tuple(sorted(set(features)))
-    configurations = [formats.info(sae.source).cfg for sae in release.sae]
+    configurations = [_configuration(sae) for sae in release.sae]
     model = {**asdict(release.model), "source": source_fingerprint(release.model.source), "name": None}
     trained_with = sorted({str(cfg.prepend_bos) for cfg in configurations})
     corpus = {**asdict(release.corpus), "source": corpus_fingerprint(release.corpus), "every": every}
@@ -116,6 +119,12 @@ def make_plan(release: Release, cache: Path, features: Sequence[FeatureId] | Non
     return Plan(release, chosen, every, stage, tokens, tuple(saes), contrasts, comparisons, trainings)
 
 
+def _configuration(options: SaeOptions) -> SAEConfig:
+    """Of an SAE, with the hooks that the release names. Raises `ArgumentError` where these do not fit it."""
+    cfg = formats.info(options.source).cfg
+    return formats.with_hooks(cfg, options.hook_name, options.hook_names)
+
+
 def _sae_plan(
     release: Release,
     cache: Path,
@@ -126,7 +135,9 @@ def _sae_plan(
     options: SaeOptions,
     cfg: SAEConfig,
 ) -> SaePlan:
-    hook_name = options.hook_name or cfg.hook_name
+    hook_name = cfg.reads_at
+    if hook_name is None and cfg.crosscoder:
+        raise _unplaced_crosscoder(options, cfg)
     if hook_name is None:
         raise ReleaseError(
             f"SAE {options.source}: its files do not say where in the model it reads. Add hook_name to its [[sae]] table, such "
@@ -158,6 +169,17 @@ def _sae_plan(
     return SaePlan(slug, options, cfg, hook_name, evaluation, activations, facts)
 
 
+def _unplaced_crosscoder(options: SaeOptions, cfg: SAEConfig) -> ReleaseError:
+    if models := cfg.metadata.get("models"):
+        return ReleaseError(
+            f"SAE {options.source}: a crosscoder of several models ({', '.join(models)}), and a site is of one."
+        )
+    return ReleaseError(
+        f"SAE {options.source}: its files do not say where in the model this crosscoder reads. Add hook_names with its "
+        f"{len(cfg.hook_widths)} hooks to its [[sae]] table."
+    )
+
+
 def slugs(options: Sequence[SaeOptions], configurations: Sequence[SAEConfig]) -> list[str]:
     """Return the name in addresses of each SAE: the one given, else from hook and architecture, numbered where it is taken."""
     taken = {option.slug for option in options if option.slug is not None}
@@ -165,7 +187,7 @@ def slugs(options: Sequence[SaeOptions], configurations: Sequence[SAEConfig]) ->
     for option, cfg in zip(options, configurations, strict=True):
         slug = option.slug
         if slug is None:
-            slug = base = default_slug(option.hook_name or cfg.hook_name or "sae", cfg.architecture)
+            slug = base = default_slug(compact(cfg.hooks_read) or "sae", cfg.architecture)
             number = 1
             while slug in taken:
                 number += 1

@@ -111,6 +111,8 @@ class FeatureRecord:
     histogram: Histogram | None = None
     log_histogram: LogHistogram | None = None
     logits: Logits | None = None
+    decoder_norms: list[float] | None = None
+    """Norm of its decoder row at each of the SAE's `decoder_hooks`."""
     groups: list[ExampleGroup] | None = None
     neighbours: list[tuple[FeatureId, float]] | None = None
     """`(feature, cosine of decoder rows)`, nearest first."""
@@ -183,6 +185,10 @@ class SaeInfo:
     featured: list[FeatureId] = field(default_factory=list)
     """Well-described features to begin with."""
     strings_in_shards: bool = False
+    hook_names: list[str] = field(default_factory=list)
+    """What a crosscoder reads and reconstructs; `hook_name` is these, joined by "+"."""
+    decoder_hooks: list[str] = field(default_factory=list)
+    """Where features have a decoder row each, if at several hooks: those of a crosscoder or of a cross-layer transcoder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ source = "path/to/sae"           # a SAELens folder, a Gemma Scope params.npz, �
 # slug = "layer-6"               # in addresses; default: from hook and architecture
 # name = "…"                     # on the pages
 # hook_name = "blocks.6.hook_resid_post"   # where its metadata do not say, or are wrong
+# hook_names = ["…", "…"]        # the same for a crosscoder: all its hooks, in its order
 # fold_decoder_norm = false      # default: as published
 # dtype = "float32"
 # training_report = "auto"       # report.html of its run; auto: the one beside the folder saes that it lies in; none

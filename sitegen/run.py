@@ -6,6 +6,7 @@ from pathlib import Path
 import sae_fast
 from sae_fast.corpus.tokens import TokenDataset
 from sae_fast.files import folder_size
+from sitegen.facts.decoder import hooks_of
 from sitegen.plan import Plan
 from sitegen.progress import Progress
 from sitegen.record_files import RecordFiles
@@ -97,6 +98,8 @@ def make_manifest(
             k=sae.cfg.k,
             folded=sae.options.fold_decoder_norm,
             metrics=metrics.get(sae.slug),
+            hook_names=list(sae.cfg.hook_names),
+            decoder_hooks=list(hooks_of(sae.cfg)),
         )
         for sae in plan.saes
     ]

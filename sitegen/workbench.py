@@ -57,7 +57,7 @@ class Workbench:
     def sae(self, plan: SaePlan) -> sae_fast.SAE:
         """Return an SAE of the plan, loaded at first use."""
         if plan.slug not in self._saes:
-            self._saes[plan.slug] = load_sae(plan.options, plan.hook_name, self.release.model.device)
+            self._saes[plan.slug] = load_sae(plan.options, self.release.model.device)
         return self._saes[plan.slug]
 
     def model(self, report: StageReport) -> tuple[ModelInfo, Vocabulary]:
@@ -173,14 +173,15 @@ class Workbench:
         return collect.Target(sae.slug, self.sae(sae), sae.hook_name, writer)
 
 
-def load_sae(options: SaeOptions, hook_name: str, device: str) -> sae_fast.SAE:
+def load_sae(options: SaeOptions, device: str) -> sae_fast.SAE:
     """Load one SAE of a release."""
     return sae_fast.load(
         options.source,
         device=device,
         dtype=options.dtype,
         fold_decoder_norm=options.fold_decoder_norm,
-        hook_name=hook_name,
+        hook_name=options.hook_name,
+        hook_names=options.hook_names,
     )
 
 

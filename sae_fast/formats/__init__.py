@@ -42,7 +42,7 @@ from sae_fast.formats._naming import open_named, with_known
 from sae_fast.sae import SAE
 from sae_fast.sources import Source
 
-__all__ = ["READABLE", "WRITABLE", "SourceInfo", "fetch", "info", "load", "save"]
+__all__ = ["READABLE", "WRITABLE", "SourceInfo", "fetch", "info", "load", "save", "with_hooks"]
 
 _FORMATS: dict[str, ModuleType] = {
     own.NAME: own,
@@ -149,7 +149,8 @@ def load(
     elif not encoder_only:
         opened.folder.bring(_files(description))
     sae = assemble(opened, description, chosen, encoder_only, device, torch_dtype)
-    sae = sae.replace(_named(with_known(sae.cfg, given), hook_name, hook_names, model_name))
+    cfg = with_hooks(with_known(sae.cfg, given), hook_name, hook_names)
+    sae = sae.replace(replace(cfg, model_name=model_name or cfg.model_name))
     if fold_decoder_norm:
         wider = torch.promote_types(sae.dtype, torch_dtype or sae.dtype)
         sae = sae.to(dtype=wider).fold_decoder_norm()
@@ -192,16 +193,15 @@ def save(sae: SAE, folder: str | Path, format: str = "saelens") -> None:  # noqa
     _FORMATS[format].save(sae, target)
 
 
-def _named(cfg: SAEConfig, hook_name: str | None, hook_names: Sequence[str], model_name: str | None) -> SAEConfig:
-    """With the names that the caller gives. Raises `ArgumentError` for one hook of a crosscoder, or several of another SAE."""
+def with_hooks(cfg: SAEConfig, hook_name: str | None = None, hook_names: Sequence[str] = ()) -> SAEConfig:
+    """With the hooks that a caller names. Raises `ArgumentError` for one hook of a crosscoder, or several of another SAE."""
     if cfg.crosscoder and hook_name is not None:
         advice = f"Give hook_names, {len(cfg.hook_widths)} of them"
         raise ArgumentError("hook_name: a crosscoder reads at several hooks", got=repr(hook_name), advice=advice)
     if hook_names and not cfg.crosscoder:
         advice = "Give hook_name"
         raise ArgumentError("hook_names: this SAE is no crosscoder, it reads at one hook", got=list(hook_names), advice=advice)
-    names = tuple(hook_names) or cfg.hook_names
-    return replace(cfg, hook_name=hook_name or cfg.hook_name, hook_names=names, model_name=model_name or cfg.model_name)
+    return replace(cfg, hook_name=hook_name or cfg.hook_name, hook_names=tuple(hook_names) or cfg.hook_names)
 
 
 def _files(description: Description) -> list[str]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sae_fast import SAEConfig
 from sae_fast.corpus.tokens import TokenDataset
 from sitegen.activation_index import ActivationIndex
 from sitegen.errors import MismatchError, NonFiniteError
@@ -14,6 +15,7 @@ from sitegen.explain.labeller import Labeller
 from sitegen.facts.activations import FeatureRange, read_ranges
 from sitegen.facts.coactivation import Coactive, most_coactive
 from sitegen.facts.contexts import Corpus
+from sitegen.facts.decoder import DecoderNorms, hooks_of, into_stream
 from sitegen.facts.density import densities
 from sitegen.facts.histogram import activation_histograms, log_histograms
 from sitegen.facts.logits import LogitEffects
@@ -39,21 +41,23 @@ def compute(
 ) -> Iterator[FeatureRecord]:
     """Yield the record of every feature, or of `features`, by ascending id; memory is bounded by a range of features.
 
-    `sae.W_dec [d_sae, d_out]` or `[d_sae, n_out, d_out]`; `unembed.W_U [d_model, d_vocab]` and `unembed.norm_weight [d_model]`:
-    logit effects are left out where it is None or where the SAE does not write into the residual stream (d_out ≠ d_model).
-    `progress` is called with the number of features finished since its last call. Raises MismatchError where the inputs do not
-    belong together, NonFiniteError where the decoder holds NaN or infinity; both before the first record.
+    `sae.W_dec [d_sae, d_out]` or `[d_sae, n_out, d_out]`, and `sae.cfg` where it writes at several hooks;
+    `unembed.W_U [d_model, d_vocab]` and `unembed.norm_weight [d_model]`: logit effects are left out where it is None or where
+    the SAE does not write into the residual stream (d_out ≠ d_model). `progress` is called with the number of features finished
+    since its last call. Raises MismatchError where the inputs do not belong together, NonFiniteError where the decoder holds
+    NaN or infinity; both before the first record.
     """
     options = options or FactOptions()
     wanted = _wanted(features, index.d_sae)
     _check(index, dataset, sae)
-    return _records(index, dataset, sae.W_dec, unembed, vocabulary, options, wanted, progress)
+    return _records(index, dataset, sae.W_dec, getattr(sae, "cfg", None), unembed, vocabulary, options, wanted, progress)
 
 
 def _records(
     index: ActivationIndex,
     dataset: TokenDataset,
     W_dec: torch.Tensor,
+    cfg: SAEConfig | None,
     unembed: Any | None,
     vocabulary: Vocabulary,
     options: FactOptions,
@@ -65,14 +69,14 @@ def _records(
     if options.coactive:
         coactive = most_coactive(index, wanted, options.coactive, options.min_together, options.pair_bytes)
     logits = None
-    # The layers of a cross-layer transcoder write into one residual stream: their directions add up there.
-    written = W_dec.sum(1) if W_dec.ndim == 3 else W_dec
-    if unembed is not None and options.logits and unembed.W_U.shape[0] == written.shape[1]:
+    written = None if unembed is None else into_stream(W_dec, cfg, unembed.W_U.shape[0])
+    if written is not None and options.logits:
         logits = LogitEffects(written, unembed, options.logits, options.bins, options.normed_logits)
+    norms = DecoderNorms(W_dec, cfg) if hooks_of(cfg) else None
     neighbours = Neighbours(W_dec.flatten(1), options.neighbours) if options.neighbours else None
     labeller = Labeller(dataset, vocabulary, options.label_tokens) if options.labels else None
     for activations in read_ranges(index, wanted):
-        yield from _range_records(activations, index.n_counted, corpus, options, coactive, logits, neighbours, labeller)
+        yield from _range_records(activations, index.n_counted, corpus, options, coactive, logits, norms, neighbours, labeller)
         if progress is not None:
             progress(len(activations))
 
@@ -84,6 +88,7 @@ def _range_records(
     options: FactOptions,
     coactive: dict[int, Coactive],
     logits: LogitEffects | None,
+    norms: DecoderNorms | None,
     neighbours: Neighbours | None,
     labeller: Labeller | None,
 ) -> Iterator[FeatureRecord]:
@@ -95,6 +100,7 @@ def _range_records(
     groups = example_groups(activations, corpus, options)
     tokens = top_tokens(activations, corpus.flat_tokens, options.top_tokens) if options.top_tokens else nothing
     effects = logits.of(first, last) if logits else nothing
+    lengths = norms.of(first, last) if norms else nothing
     nearest = neighbours.of(first, last) if neighbours else nothing
     labels = labeller.labels(activations, effects) if labeller else nothing
     for row in range(len(activations)):
@@ -109,6 +115,7 @@ def _range_records(
             histogram=histograms[row],
             log_histogram=logs[row],
             logits=effects[row],
+            decoder_norms=lengths[row],
             groups=groups[row],
             neighbours=nearest[row],
             coactive=None if is_dead else coactive.get(first + row),

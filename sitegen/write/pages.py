@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from sitegen.hooks import compact
 from sitegen.records import Manifest, SaeInfo
 from sitegen.write import charts, numbers
 from sitegen.write.output import OutputDir
@@ -127,6 +128,7 @@ def _environment() -> jinja2.Environment:
         "percent": numbers.percent,
         "count": numbers.count,
         "code": _code,
+        "compact": lambda hook_name: compact(hook_name.split("+")),
     }
     return environment
 
@@ -159,6 +161,7 @@ def _page_data(manifest: Manifest, info: SaeInfo | None) -> dict[str, Any]:
                 "n_tokens": sae.n_tokens,
                 "shard_size": sae.shard_size,
                 "vocabulary": vocabularies.get(sae.model),
+                "decoder_hooks": sae.decoder_hooks,
             }
             for sae in manifest.saes
         ],

@@ -3,7 +3,8 @@
 import { h } from "./dom.js";
 import { count, percent, signed, significant } from "./format.js";
 import { activationPanel, logitChart } from "./histogram.js";
-import { featureUrl } from "./site.js";
+import { hookChart } from "./hook-chart.js";
+import { featureUrl, saeBySlug } from "./site.js";
 import { absent, isDead, labelled, term } from "./states.js";
 import { get, set } from "./store.js";
 import { inList } from "./tokens.js";
@@ -23,6 +24,7 @@ function panels(record, context) {
   const { vocabulary } = context;
   return [
     isDead(record) ? null : activationPanel(record),
+    decoderPanel(record.decoder_norms, context.slug),
     logitsPanel(record.logits, vocabulary),
     isDead(record) ? null : topTokensPanel(record.top_tokens, vocabulary),
     relatedPanel("neighbours", "Nearest by decoder", record.neighbours, context, ([, cosine]) => [significant(cosine), cosine, "cosine"]),
@@ -56,6 +58,12 @@ function logitsPanel(logits, vocabulary) {
   return panel("logits", [term("logits", "Effect on the next token"), note],
     h("div", { class: "pair" }, column("promoted", logits.top), column("suppressed", logits.bottom)),
     logits.histogram ? logitChart(logits.histogram) : null);
+}
+
+function decoderPanel(norms, slug) {
+  const hooks = saeBySlug(slug)?.decoder_hooks ?? [];
+  if (!norms || norms.length !== hooks.length) return null;
+  return panel("decoder-norms", [term("decoder-norms", "Decoder by hook"), h("small", {}, " norm · share")], hookChart(norms, hooks));
 }
 
 function topTokensPanel(tokens, vocabulary) {
