@@ -53,7 +53,7 @@ class SaeOptions:
     """name shown on the pages; default: hook and architecture"""
     hook_name: str | None = None
     """where in the LM it reads, if its metadata do not say or are wrong"""
-    hook_names: list[str] = field(default_factory=list)
+    hook_names: tuple[str, ...] = ()
     """the same for a crosscoder: all its hooks, in its order"""
     fold_decoder_norm: bool = False
     """scale decoder rows to norm one and activations up by the same factor; default: as published"""
