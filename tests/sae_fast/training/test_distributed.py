@@ -91,8 +91,9 @@ def test_every_variant_learns_in_two_processes_what_it_learns_in_one(tmp_path: P
 
 @pytest.mark.slow
 def test_rows_and_features_may_both_be_spread(tmp_path: Path) -> None:
-    """Four processes: two halves of each batch by two halves of the dictionary."""
+    """Four processes: two halves of each batch by two halves of the dictionary; and all four for either."""
     tasks = [f"2:{case}" for case in ("topk", "batchtopk", "matryoshka", "jumprelu", "gated-transcoder", "crosscoder")]
+    tasks += ["data:batchtopk", "data:jumprelu-transcoder", "features:topk"]
     status, said = torchrun(4, FOLDER / "distributed_steps.py", tmp_path, *tasks)
 
     assert status == 0, said[-4000:]
