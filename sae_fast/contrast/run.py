@@ -50,7 +50,7 @@ def contrast(
         a: the first set: path of a JSON lines file, or strings and mappings of the same form (see `read_texts`).
         b: the second set.
         lm: the language model.
-        saes: SAEs by name; each reads at its `cfg.hook_name`.
+        saes: SAEs by name; each reads at its `cfg.hook_name`, a crosscoder at its `cfg.hook_names`.
         pooling: what one text is worth to a feature, `mean`, `max` or `frequency` (see `pool`).
         tokens: which tokens count: `all` (all content), `role:NAME[,NAME…]`, `span` (marked in the texts) or `last:N`.
         paired: texts of both sets with the same `id` belong together; each id must stand once in each set.
@@ -75,7 +75,7 @@ def contrast(
     if not saes:
         raise ArgumentError("saes", expected="at least one SAE", got="none")
     for name, sae in saes.items():
-        if sae.cfg.hook_name is None:
+        if not sae.cfg.hooks_read:
             raise ArgumentError(f"SAE {name!r}: hook_name", expected="the hook that it reads", advice="Name it when loading")
     limit = max_tokens if lm.n_ctx is None else min(max_tokens, lm.n_ctx)
     prefix = prefix_id(lm.tokenizer, prepend_bos, [sae.cfg.prepend_bos for sae in saes.values()])
@@ -170,7 +170,7 @@ def _pooled(
 ) -> dict[str, _Pooled]:
     """Pooled activations by SAE. Texts of like length go through the LM together, padded on the right."""
     pooled = {name: _Pooled() for name in saes}
-    hooks = list(dict.fromkeys(str(sae.cfg.hook_name) for sae in saes.values()))
+    hooks = list(dict.fromkeys(hook for sae in saes.values() for hook in sae.cfg.hooks_read))
     by_length = sorted(range(len(texts)), key=lambda i: len(texts[i].ids))
     with step("contrast", sum(len(text.ids) for text in texts), "tokens", progress) as advance:
         for first in range(0, len(by_length), batch_size):
@@ -179,17 +179,18 @@ def _pooled(
             activations = lm.activations(token_ids, hooks, mask)
             text = chosen.nonzero()[:, 0]
             for name, sae in saes.items():
-                acts = _encode(sae, activations[str(sae.cfg.hook_name)], chosen)
+                acts = _encode(sae, {hook: activations[hook] for hook in sae.cfg.hooks_read}, chosen)
                 pooled[name].add(acts, text.to(sae.device), places, how)
             advance(int(mask.sum()))
     return pooled
 
 
-def _encode(sae: SAE, activation: Tensor, chosen: Tensor) -> SparseActs:
+def _encode(sae: SAE, activations: Mapping[str, Tensor], chosen: Tensor) -> SparseActs:
     """Activations of the chosen tokens of a batch; the whole texts are encoded where a token's depend on the ones before."""
     if sae.cfg.architecture == "temporal":
-        return sae.encode(sae_input(sae, activation)).rows(chosen)
-    return sae.encode(sae_input(sae, activation[chosen.to(activation.device)]), check_finite=True)
+        return sae.encode(sae_input(sae, activations)).rows(chosen)
+    tokens = {hook: activation[chosen.to(activation.device)] for hook, activation in activations.items()}
+    return sae.encode(sae_input(sae, tokens), check_finite=True)
 
 
 def _batch(texts: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor]:
@@ -224,7 +225,7 @@ def _result(name: str, sae: SAE, result: Comparison, pooled: _Pooled) -> SaeCont
     }
     return SaeContrast(
         name=name,
-        hook_name=str(sae.cfg.hook_name),
+        hook_name=str(sae.cfg.reads_at),
         architecture=sae.cfg.architecture,
         d_sae=sae.cfg.d_sae,
         n_never=result.n_never,

@@ -71,6 +71,24 @@ def test_pooled_values_equal_a_loop_over_texts(lm: LanguageModel, saes: dict[str
         assert len(features) + found[name].n_never == sae.cfg.d_sae
 
 
+def test_a_crosscoder_reads_all_its_hooks(lm: LanguageModel) -> None:
+    """Its means over texts are those of activations side by side."""
+    hooks = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
+    cfg = sae_fast.SAEConfig(architecture="topk", k=4, d_in=2 * lm.d_model, d_sae=48, hook_names=hooks)
+    W_dec = torch.randn(48, cfg.d_in, generator=torch.Generator().manual_seed(0))
+    sae = sae_fast.SAE(cfg, W_enc=W_dec.T, W_dec=W_dec, b_enc=torch.zeros(48), b_dec=torch.zeros(cfg.d_in))
+
+    found = contrast(WITH_BOATS, WITHOUT, lm=lm, saes={"x": sae}, resamples=5)["x"]
+
+    means = []
+    for text in WITH_BOATS:
+        x = lm.activations(torch.tensor([lm.tokenizer(text).input_ids]), hooks)
+        means.append(sae.encode(torch.cat([x[hook] for hook in hooks], -1)).to_dense()[0, 1:].mean(0))
+    expected = torch.stack(means).mean(0).numpy()[found.columns["feature"]]
+    np.testing.assert_allclose(found.columns["mean_a"], expected, rtol=1e-3, atol=1e-4)
+    assert found.hook_name == "+".join(hooks)
+
+
 def test_sizes_are_told(result: Contrast) -> None:
     """Texts and chosen tokens of both sides are counted, and density is over all chosen tokens."""
     assert (result.a.name, result.a.n_texts, result.b.name, result.b.n_texts) == ("boats", 9, "clocks", 11)
