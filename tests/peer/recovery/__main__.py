@@ -41,9 +41,13 @@ def run(case: Case, path: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    lines = ["| | explained variance | sae_fast: cosine, L0 | peer: cosine, L0 | |", "|---|--:|--:|--:|---|"]
-    lines.extend(row(case, compare(answer(case, folder), case.name)) for case in CASES)
-    sys.stdout.write("\n".join([*lines, "", *_large(folder), "", about(), ""]))
+    answers = {case.name: answer(case, folder) for case in (*CASES, *LARGE)}
+    lines = ["| | explained variance | sae_fast: cosine, L0 | peer: cosine, L0 | peer |", "|---|--:|--:|--:|---|"]
+    lines.extend(row(case, compare(answers[case.name], case.name)) for case in CASES)
+    lines.extend(["", "| | cosine, L0, explained variance, dead | |", "|---|--:|---|"])
+    lines.extend(line for case in LARGE for line in large_rows(case, answers[case.name]))
+    commits = {str(record["commit"]) for records in answers.values() for record in records}
+    sys.stdout.write("\n".join([*lines, "", about(commits), ""]))
 
 
 def row(case: Case, found: Comparison) -> str:
@@ -55,21 +59,21 @@ def row(case: Case, found: Comparison) -> str:
     )
 
 
-def about() -> str:
-    """Machine, versions and commit."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+def large_rows(case: Case, records: list[dict[str, Any]]) -> list[str]:
+    """A line for each library: one seed, one setting."""
+    return [
+        f"| `{case.architecture}` | {one['mean_max_cosine']:.3f}, {one['l0']:.1f}, {one['explained_variance']:.3f}, "
+        f"{one['n_dead']:.0f} | {one['who']} |"
+        for one in records
+    ]
+
+
+def about(commits: set[str]) -> str:
+    """Machine, versions and the commits of the trainings."""
     peers = [requirement for peer in (SAELENS, SPARSIFY) for requirement in peer.requirements[1:]]
     packages = ", ".join(requirement.replace("==", " ") for requirement in peers)
-    return f"{os.cpu_count()} × {_processor()}, one thread; torch {version('torch')}, {packages}; commit {commit}"
-
-
-def _large(folder: Path) -> list[str]:
-    lines = ["| | cosine, L0, explained variance, dead | |", "|---|--:|---|"]
-    for case in LARGE:
-        for one in answer(case, folder):
-            numbers = f"{one['mean_max_cosine']:.3f}, {one['l0']:.1f}, {one['explained_variance']:.3f}, {one['n_dead']:.0f}"
-            lines.append(f"| `{case.architecture}` | {numbers} | {one['who']} |")
-    return lines
+    machine = f"{_processor()}, one thread of {os.cpu_count()}"
+    return f"{machine}; torch {version('torch')}, {packages}; commit {', '.join(sorted(commits))}"
 
 
 def _numbers(found: Summary) -> str:

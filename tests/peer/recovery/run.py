@@ -1,11 +1,13 @@
 """Runs in a peer's environment: `python -m peer.recovery.run ANSWER PEER [CASE …]` trains by both and writes what they recover.
 
-ANSWER is JSON: a list of {case, who, seed, settings, mean_max_cosine, l0, explained_variance, n_dead}.
+ANSWER is JSON: a list of {case, who, seed, settings, commit, mean_max_cosine, l0, explained_variance, n_dead}.
 """
 
 import importlib
 import json
+import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -23,6 +25,13 @@ def main(answer: Path, peer: str, names: list[str]) -> None:
             answer.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 
+@cache
+def commit() -> str:
+    """That of this checkout when the training began."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def trained(one: Case, seed: int) -> list[dict[str, object]]:
     """Both libraries, all settings, on one stream of data."""
     records, data = [], planted(one.planted)
@@ -31,7 +40,7 @@ def trained(one: Case, seed: int) -> list[dict[str, object]]:
         architecture, sweep = one.settings(who)
         for settings in sweep:
             found = score(module.train(architecture, settings, data, seed), data)
-            records.append({"case": one.name, "who": who, "seed": seed, "settings": settings, **found})
+            records.append({"case": one.name, "who": who, "seed": seed, "settings": settings, "commit": commit(), **found})
             numbers = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
             sys.stdout.write(f"{one.name}, seed {seed}, {who} {settings}: {numbers}\n")
             sys.stdout.flush()
