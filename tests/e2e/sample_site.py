@@ -10,7 +10,7 @@ import sys
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -222,13 +222,14 @@ def _logits(text: Text, random: np.random.Generator) -> Logits:
 
 def manifest(text: Text, n_saes: int = 3, n_features: int = N_FEATURES) -> Manifest:
     """Describe the site as the pipeline would before writing."""
-    kinds = [("topk", 24), ("jumprelu", None), ("batchtopk", None)]
+    kinds = [("topk", 24), ("jumprelu", None), ("batchtopk", None)]  # the third is a crosscoder
+    hooks = [[], [], [f"blocks.{layer}.hook_resid_post" for layer in range(4)]]
     saes = [
         SaeInfo(
             slug=f"{layer}-resid-post-{kind}",
             name=f"Layer {layer} residual stream, {kind}",
             model="sample-lm",
-            hook_name=f"blocks.{layer}.hook_resid_post",
+            hook_name="+".join(hooks[layer]) or f"blocks.{layer}.hook_resid_post",
             architecture=kind,
             d_in=256,
             d_sae=n_features,
@@ -238,6 +239,8 @@ def manifest(text: Text, n_saes: int = 3, n_features: int = N_FEATURES) -> Manif
             shard_size=0,
             k=k,
             metrics=Metrics(50_000, 23.9 + layer, 0.871 - layer / 50, 12.1, 3.1, 3.22, 8.3, 11.0, 0.977, 0.985, 0.12),
+            hook_names=hooks[layer],
+            decoder_hooks=hooks[layer],
         )
         for layer, (kind, k) in enumerate(kinds[:n_saes])
     ]
@@ -253,6 +256,12 @@ def manifest(text: Text, n_saes: int = 3, n_features: int = N_FEATURES) -> Manif
     )
 
 
+def _shown(info: SaeInfo, found: Iterator[FeatureRecord]) -> Iterator[FeatureRecord]:
+    """With decoder norms where the SAE writes at several hooks."""
+    n = len(info.decoder_hooks)
+    return (replace(record, decoder_norms=[1.0 + (record.id + i) % n for i in range(n)]) if n else record for record in found)
+
+
 def write_sample(folder: Path, n_saes: int = 3, n_features: int = N_FEATURES) -> SiteSize:
     """Write the sample site, or a smaller one, to a folder."""
     text = read_text()
@@ -261,7 +270,7 @@ def write_sample(folder: Path, n_saes: int = 3, n_features: int = N_FEATURES) ->
         return write_site(
             out,
             described,
-            {info.slug: records(text, seed, n_features) for seed, info in enumerate(described.saes)},
+            {info.slug: _shown(info, records(text, seed, n_features)) for seed, info in enumerate(described.saes)},
             {"sample-lm": text.entries},
             text.names,
         )

@@ -10,6 +10,7 @@ from e2e.test_journey import open_feature
 from playwright.sync_api import Page, expect
 
 from sitegen import reader
+from sitegen.write import numbers
 
 pytestmark = pytest.mark.e2e
 
@@ -102,3 +103,22 @@ def test_axe_finds_nothing_serious(
             if violation["impact"] in ("serious", "critical")
         ]
         assert serious == [], f"{name}: {json.dumps(serious, indent=1)}"
+
+
+def test_a_crosscoder_shows_its_decoder_by_hook(page: Page, served: Served, site: reader.Site) -> None:
+    """A column a hook, as high as its norm, which with the share is what the column says."""
+    sae = next(site[slug] for slug in site if site[slug].info.decoder_hooks)
+    feature = sae[1]
+    norms = feature.record.decoder_norms or []
+    page.goto(f"{served.root}sae/{sae.info.slug}/feature.html?f=1")
+    bars = page.locator(".decoder-norms rect")
+
+    expect(bars).to_have_count(len(sae.info.decoder_hooks))
+    heights = [float(bars.nth(i).get_attribute("height") or 0) for i in range(len(norms))]
+    assert heights == pytest.approx([64 * norm / max(norms) for norm in norms])
+    share = numbers.percent(norms[3] / sum(norms))
+    about = f"{sae.info.decoder_hooks[3]}: norm {numbers.significant(norms[3])}, {share} of the sum"
+    expect(bars.nth(3).locator("title")).to_have_text(about)
+    expect(page.locator(".decoder-norms")).to_contain_text("layer 3")
+    page.goto(f"{served.root}index.html")
+    expect(page.locator(".cards")).to_contain_text("blocks.0–3.hook_resid_post · batchtopk crosscoder")
