@@ -1,5 +1,6 @@
 """The demo that ships: a real model, within its size, whose every number is what dense activations give."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -10,9 +11,13 @@ from brute_force import Dense, assert_record
 from conftest import Demo
 
 import sae_fast
+from sae_fast.commands import evaluate as command
 from sae_fast.corpus.batch import Batch
 from sae_fast.corpus.tokens import TokenDataset
+from sae_fast.evaluation.card import section
+from sae_fast.evaluation.report import EvaluationReport
 from sitegen import reader
+from sitegen.demo import evaluate
 from sitegen.facts import FactOptions
 
 FOLDER = Path(__file__).resolve().parent.parent / "sitegen" / "demo"
@@ -29,14 +34,30 @@ def test_weights_stay_small() -> None:
 
 
 def test_card_reports_a_working_model() -> None:
-    """The measured numbers in the card's file show a model better than bigrams and SAEs that keep its loss."""
-    metrics = json.loads((FOLDER / "metrics.json").read_text())
+    """The measured numbers show a model better than bigrams and SAEs that keep its loss; the card holds them."""
+    lm = json.loads((FOLDER / "lm" / "metrics.json").read_text())
+    report = EvaluationReport.read(FOLDER)
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    table = [line for line in section(report).splitlines() if line.startswith("|")]
 
-    assert metrics["lm"]["held_out_loss_nats"] < metrics["lm"]["bigram_loss_nats"] - 1
-    for name in SAES:
-        assert metrics["saes"][name]["ce_recovered_mean_ablation"] > 0.9
-        assert metrics["saes"][name]["never_active_share"] < 0.1
-        assert f"| `{name}` |" in (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert lm["held_out_loss_nats"] < lm["bigram_loss_nats"] - 1
+    assert [sae.name for sae in report.saes] == list(SAES)
+    for sae in report.saes:
+        assert (sae.metrics["ce_recovered"] or 0) > 0.9
+        assert sae.n_not_seen < 0.1 * sae.d_sae
+        assert (sae.metrics["ce_clean"] or 9) < lm["bigram_loss_nats"] - 1
+    assert "\n".join(table) in card
+
+
+def test_the_command_of_the_card_is_one() -> None:
+    """`python -m sitegen.demo.evaluate` gives `sae-fast eval` arguments that it takes, and sources that are there."""
+    parser = argparse.ArgumentParser()
+    command.register(parser.add_subparsers())
+    parsed = parser.parse_args(evaluate.arguments(FOLDER / "out"))
+
+    assert (parsed.corpus, parsed.split, parsed.card) == ("standard-library", "held_out", Path("README.md"))
+    assert all((FOLDER / source.partition("=")[2]).is_dir() for source in parsed.sae)
+    assert (FOLDER / parsed.model).is_dir()
 
 
 @pytest.mark.parametrize("slug", SAES)

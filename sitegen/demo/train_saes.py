@@ -3,27 +3,16 @@
     python -m sitegen.demo.train_saes --out saes
 
 The same as `sae-fast train sitegen/demo/train.toml`, with the SAEs copied to where they are wanted. Contexts are 128 tokens of
-the standard library's training files behind one BOS; the BOS itself is left out, as it is from every dashboard.
+the standard library's training files, the first of them a BOS, which is left out of training as it is from every dashboard.
 """
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from sae_fast.training import RunConfig, train
 
 CONFIG = Path(__file__).with_name("train.toml")
-CONTEXT = 128
-
-
-def contexts(stream: np.ndarray, starts: np.ndarray, bos: int) -> Tensor:
-    """Return `[len(starts), CONTEXT]` int64: BOS, then the `CONTEXT - 1` tokens from each start."""
-    rows = stream[starts[:, None] + np.arange(CONTEXT - 1)].astype(np.int64)
-    return torch.from_numpy(np.concatenate([np.full((len(starts), 1), bos), rows], axis=1))
 
 
 def run(

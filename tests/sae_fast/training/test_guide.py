@@ -111,4 +111,4 @@ def test_the_demo_trains(tmp_path: Path) -> None:
         "batchtopk": "blocks.3.hook_resid_post",
     }
     assert {cfg.d_sae for cfg in found.values()} == {4096}
-    assert {cfg.model_name for cfg in found.values()} == {"sitegen-demo-lm"}
+    assert {(cfg.model_name, cfg.prepend_bos) for cfg in found.values()} == {("sitegen-demo-lm", True)}
