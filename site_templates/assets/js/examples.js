@@ -55,9 +55,15 @@ function nameOf(group) {
   return group.kind === "top" ? "Top activations" : `Interval ${significant(group.low)} to ${significant(group.high)}`;
 }
 
+/** As few digits as tell the ends of an interval apart. */
+function shortName(group) {
+  const digits = [2, 3, 4].find((n) => significant(group.low, n) !== significant(group.high, n)) ?? 4;
+  return `${significant(group.low, digits)}–${significant(group.high, digits)}`;
+}
+
 function toolbar(container, groups, record) {
   const choice = (name, value, text) => h("button", { type: "button", class: "choice", "data-view-name": name, "data-view-value": value, onclick: () => choose(container, name, value) }, text);
-  const chip = (group, n) => h("a", { href: `#group-${n}`, class: "chip", title: nameOf(group) }, group.kind === "top" ? "top" : `${significant(group.low, 2)}–${significant(group.high, 2)}`);
+  const chip = (group, n) => h("a", { href: `#group-${n}`, class: "chip", title: nameOf(group) }, group.kind === "top" ? "top" : shortName(group));
   return h("div", { class: "toolbar" },
     h("nav", { class: "chips", "aria-label": "Groups of examples" }, groups.length > 1 ? groups.map(chip) : null),
     h("span", { class: "scale", role: "img", "aria-label": `Colour from 0 to ${significant(record.max_act)}` }, h("span", {}, "0"), h("span", { class: "ramp" }), h("span", {}, significant(record.max_act))),
