@@ -25,7 +25,9 @@ def load_tokens(config: RunConfig, lm: LanguageModel, show_progress: bool = True
     """
     folder, options = Path(config.output.folder) / "tokens", config.corpus
     corpus = open_corpus(options)
-    prefix = choose_prefix(lm.tokenizer, options.prepend_bos, (), corpus.is_chat)
+    # A context's first token is an attention sink, with activations unlike all others: where there is a BOS, let that be it.
+    unless_said = () if lm.tokenizer.bos_token_id is None else (True,)
+    prefix = choose_prefix(lm.tokenizer, options.prepend_bos, unless_said, corpus.is_chat)
     made_from = fingerprint(
         {"corpus": corpus_fingerprint(options), "options": vars(options) | {"source": None}, "prefix": prefix}
     )

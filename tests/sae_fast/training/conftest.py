@@ -34,7 +34,7 @@ def configure(gpt2_folder: Path, training_texts: Path, shared_store: Path, tmp_p
         chosen = saes or ({"architecture": "topk", "k": 4},)
         content: dict[str, Any] = {
             "model": {"source": str(gpt2_folder)},
-            "corpus": {"source": str(training_texts), "context_length": 32},
+            "corpus": {"source": str(training_texts), "context_length": 32, "prepend_bos": False},
             "train": {"tokens": 20 * 128, "batch_tokens": 128, "lr": 1e-3},
             "activations": {"held_out": 0.2},
             "output": {"folder": str(tmp_path / folder), "checkpoint_tokens": 5 * 128, "log_steps": 5},

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import sae_fast
 from sae_fast import files
+from sae_fast.corpus.tokens import COUNTED, TokenDataset
 from sae_fast.errors import ArgumentError, ConfigError, DiskFullError, MismatchError, NonFiniteError, StoppedError, StoreError
 from sae_fast.training import RunConfig, run, train
 from sae_fast.training.checkpoint import checkpoints
@@ -315,3 +316,13 @@ def test_the_hooks_of_all_saes_are_collected_once(configure: Configure) -> None:
     config = configure(TOPK, TOPK | {"hook_name_out": "blocks.2.hook_mlp_out", "name": "t"})
 
     assert run.hooks_of(config) == ["blocks.1.hook_resid_post", "blocks.2.hook_mlp_out"]
+
+
+def test_contexts_begin_with_a_bos_where_there_is_one(configure: Configure, tmp_path: Path) -> None:
+    """Though the tokenizer writes none by itself; the SAE says so, and the BOS is not trained on."""
+    trained = quiet(configure(corpus={"prepend_bos": "auto"}, activations={"folder": str(tmp_path / "store")}))
+    dataset = TokenDataset.open(tmp_path / "run" / "tokens")
+
+    assert {sae.cfg.prepend_bos for sae in trained.values()} == {True}
+    assert (dataset.tokens[:, 0] == dataset.tokens[0, 0]).all()
+    assert (dataset.kind[:, 0] != COUNTED).all()
