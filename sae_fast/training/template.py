@@ -79,6 +79,7 @@ k = [32, 64]                     # topk, abstopk, batchtopk, matryoshka: active 
 # skip = false                   # a transcoder's linear term
 # unit_norm_decoder = true       # standard, clt, crosscoder, transcoders of topk and batchtopk: false
 # start_from_data = false
+# start_at_mean = true           # of the decoder's bias; else zero
 # dead_after_tokens = 10_000_000
 # lr = 3e-4                      # default: that of [train]
 # seed = 0

@@ -61,7 +61,8 @@ class Variant(nn.Module, ABC):
         W_enc, W_dec = initial_rows(self.own, self.d_sae, start, options, self.is_transcoder)
         self.W_enc = nn.Parameter(W_enc)
         self.W_dec = nn.Parameter(W_dec)
-        self.b_dec = nn.Parameter((start.y.double().mean(0) * start.scale_out).float())
+        mean = (start.y.double().mean(0) * start.scale_out).float()
+        self.b_dec = nn.Parameter(mean if options.start_at_mean else torch.zeros_like(mean))
         self.b_enc = nn.Parameter(torch.zeros(self.n_own))
         has_skip = isinstance(options, VariantOptions) and options.skip
         self.W_skip = nn.Parameter(torch.zeros(self.d_out, self.d_in)) if has_skip else None

@@ -22,13 +22,15 @@ class PursuitOptions(VariantOptions):
     """most steps of a token"""
     residual_threshold: float = 0.01
     """a token is done when what is left of it has a smaller norm, in scaled units"""
+    unit_norm_decoder: bool = False
+    """keep decoder rows at norm one, where they begin; free norms, which stay near it, recover planted dictionaries better"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("[[sae]]", "max_iterations", self.max_iterations, 1)
         at_least("[[sae]]", "residual_threshold", self.residual_threshold, 0)
-        if self.hook_name_out is not None or not self.unit_norm_decoder:
-            raise ConfigError("[[sae]] matching_pursuit: expected no hook_name_out, and decoder rows of norm one")
+        if self.hook_name_out is not None:
+            raise ConfigError("[[sae]] matching_pursuit: expected no hook_name_out: its encoder is its decoder")
 
 
 class Pursuit(Variant):
@@ -43,6 +45,8 @@ class Pursuit(Variant):
     def __init__(self, options: Any, start: Any) -> None:
         super().__init__(options, start)
         del self.W_enc, self.b_enc
+        with torch.no_grad():
+            self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True))
 
     def objective(self, x: Tensor, y: Tensor, moment: Moment) -> Loss:
         """`mean ‖y - ŷ‖²`. The choice of features has no gradient, their values have."""
@@ -58,7 +62,7 @@ class Pursuit(Variant):
         return None
 
     def tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The decoder alone, of norm one: the scale of the input stays in b_dec and in the residual threshold."""
+        """The decoder alone, with its own norms: the scale of the input stays in b_dec and in the residual threshold."""
         return {"W_dec": self.W_dec.detach().to(dtype), "b_dec": (self.b_dec.double() / float(self.scale_out[0])).float()}
 
     def config_fields(self) -> dict[str, Any]:

@@ -20,6 +20,9 @@ class SharedOptions(ABC):
     start_from_data: bool = False
     """begin with decoder rows that lean towards sampled activations: fewer dead features where these are many, but planted
     dictionaries are recovered better from random directions"""
+    start_at_mean: bool = True
+    """begin the decoder's bias at the mean of the target rather than at zero: fewer dead features on activations of language
+    models, while planted dictionaries, whose mean is made of features, are recovered a little better from zero"""
     dead_after_tokens: int = 10_000_000
     """a feature counts as dead when it was not active on so many tokens in a row"""
     lr: float | None = None

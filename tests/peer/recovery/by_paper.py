@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from peer.recovery.planted import LR, Planted, Trained, side_by_side
+from peer.recovery.planted import DEAD_STEPS, LR, Planted, Trained, side_by_side
 from torch import Tensor, nn
 
 BEGIN_NORM = 0.1
+AUXILIARY = 1 / 32
+"""Weight of the loss that revives dead features."""
 WARMUP = 0.3
 """Share of the steps over which a coefficient rises, as in sae_fast's jumprelu."""
 
@@ -31,6 +33,7 @@ class Coder(nn.Module):
         self.b_enc = nn.Parameter(torch.zeros(len(rows)))
         self.b_dec = nn.Parameter(torch.zeros(rows.shape[1]))
         self.threshold = nn.Parameter(torch.full((len(rows),), 0.1))
+        self.steps_since_active = torch.zeros(len(rows))
 
     def pre_acts(self, x: Tensor) -> Tensor:
         """[n, d_sae]."""
@@ -54,6 +57,8 @@ def train(architecture: str, options: dict[str, Any], planted: Planted, seed: in
         optimizer.step()
         optimizer.zero_grad()
         coder.threshold.data.clamp_(min=0)
+
+    coder.eval()
 
     def run(x: Tensor) -> tuple[Tensor, Tensor]:
         acts = encode(coder, x, options, planted)[0]
@@ -87,11 +92,19 @@ def _l1(coder: Coder, x: Tensor, options: dict[str, Any], planted: Planted) -> t
 
 
 def _batchtopk(coder: Coder, x: Tensor, options: dict[str, Any], planted: Planted) -> tuple[Tensor, Tensor]:
-    """The k · n largest of a batch by what they add to the output; scored so too, on batches four times as large."""
+    """The k · n largest of a batch by what they add, scored so too; the error rebuilt from dead features, as of TopK."""
     acts = coder.pre_acts(x).relu()
     sizes = (acts * coder.W_dec.norm(dim=1)).detach()
     smallest = sizes.flatten().topk(int(options["k"] * len(x)), sorted=False).values.min()
-    return acts * (sizes >= smallest), x.new_zeros(())
+    chosen = acts * (sizes >= smallest)
+    coder.steps_since_active = (coder.steps_since_active + 1) * (chosen == 0).all(0)
+    dead = coder.steps_since_active > DEAD_STEPS
+    if not coder.training or not bool(dead.any()):
+        return chosen, x.new_zeros(())
+    values, places = coder.pre_acts(x)[:, dead].topk(min(int(dead.sum()), x.shape[1] // 2))
+    revived = torch.zeros(len(x), int(dead.sum())).scatter(1, places, values.relu()) @ coder.W_dec[dead]
+    error = (x - coder.decode(chosen)).detach()
+    return chosen, AUXILIARY * (error - revived).square().sum(1).mean()
 
 
 class _Jump(torch.autograd.Function):

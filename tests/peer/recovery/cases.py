@@ -25,14 +25,18 @@ class Case:
         return (self.architecture, self.ours) if who == "sae_fast" else (self.theirs_architecture, self.theirs)
 
 
+AT_ZERO = {"start_at_mean": False}
+"""As sae-lens's biases begin."""
+
+
 def _sweep(name: str, values: tuple[float, ...], **fixed: Any) -> Settings:
     return tuple({**fixed, name: value} for value in values)
 
 
-def _same(name: str, peer: str, planted: str, values: tuple[float, ...], seeds: int = 3, key: str = "k") -> Case:
+def _same(name: str, peer: str, planted: str, values: tuple[float, ...], seeds: int = 3) -> Case:
     """One option alone, called the same by both."""
     architecture = name.split()[0].replace("-", "_")
-    return Case(name, planted, peer, architecture, _sweep(key, values), architecture, _sweep(key, values), seeds)
+    return Case(name, planted, peer, architecture, _sweep("k", values), architecture, _sweep("k", values), seeds)
 
 
 def _matryoshka(name: str, planted: str) -> Case:
@@ -45,7 +49,7 @@ def _matryoshka(name: str, planted: str) -> Case:
 def _l1(name: str) -> Case:
     coefficients = (1.5, 2.0)
     theirs = _sweep("l1_coefficient", coefficients, l1_warm_up_steps=50)
-    return Case(name, "flat", "sae-lens", name, _sweep("l1_coefficient", coefficients), name, theirs)
+    return Case(name, "flat", "sae-lens", name, _sweep("l1_coefficient", coefficients, **AT_ZERO), name, theirs)
 
 
 def _jumprelu(penalty: str, ours: Settings, theirs: Settings) -> Case:
@@ -67,7 +71,15 @@ CASES: tuple[Case, ...] = (
     _same("abstopk", "sae-lens", "flat", KS),
     _same("batchtopk", "sae-lens", "flat", (4.0, 6.0, 8.0)),
     _matryoshka("matryoshka hierarchical", "hierarchical"),
-    _same("matching_pursuit", "sae-lens", "flat", KS, key="max_iterations"),
+    Case(
+        "matching_pursuit",
+        "flat",
+        "sae-lens",
+        "matching_pursuit",
+        _sweep("max_iterations", KS, **AT_ZERO),
+        "matching_pursuit",
+        _sweep("max_iterations", KS),
+    ),
     _l1("standard"),
     _l1("gated"),
     _jumprelu(
@@ -92,7 +104,7 @@ CASES: tuple[Case, ...] = (
         "transcoder",
         "paper",
         "jumprelu",
-        _sweep("l0_coefficient", (0.35, 0.5), penalty="step"),
+        _sweep("l0_coefficient", (0.35, 0.7), penalty="step"),
         "jumprelu_transcoder",
         _sweep("coefficient", (1.0, 8.0), bandwidth=0.1),
     ),
@@ -110,7 +122,7 @@ CASES: tuple[Case, ...] = (
         "crosscoder",
         "paper",
         "crosscoder",
-        _sweep("l1_coefficient", (1.0, 2.0)),
+        _sweep("l1_coefficient", (1.0, 2.0), l1_warmup=0.3),
         "crosscoder",
         _sweep("coefficient", (1.0, 2.0)),
     ),

@@ -310,6 +310,26 @@ def test_transcoders_that_choose_by_size_have_free_norms(name: str) -> None:
     assert (keeps(unit_norm_decoder=False), keeps(hook_name_out="out", unit_norm_decoder=True)) == (False, True)
 
 
+def test_the_bias_of_the_decoder_begins_at_the_mean_or_at_zero() -> None:
+    """The mean of the target, in scaled units."""
+    x = draw(N, D_IN) + 1
+
+    def bias(**options: Any) -> Tensor:
+        given = VARIANTS["topk"].Options(**(dict(hook_name="in", d_sae=8, k=3) | options))
+        return VARIANTS["topk"](given, Start(x, x, 2.0, 2.0)).b_dec.detach()
+
+    torch.testing.assert_close(bias(), 2 * x.mean(0).float())
+    assert not bool(bias(start_at_mean=False).any())
+
+
+def test_decoder_rows_of_matching_pursuit_begin_with_norm_one() -> None:
+    """Its values are right from the first step on, though its norms are free."""
+    x = draw(N, D_IN).float()
+    options = VARIANTS["matching_pursuit"].Options(hook_name="in", d_sae=8, max_iterations=3)  # type: ignore[call-arg]
+    sae = VARIANTS["matching_pursuit"](options, Start(x, x, 1.0, 1.0))
+    torch.testing.assert_close(sae.W_dec.detach().norm(dim=1), torch.ones(8))
+
+
 @pytest.mark.parametrize("sizes", [(4.0, 8.0), (0.5, 0.6), (), (12.5, 11.5)])
 def test_groups_must_make_up_the_dictionary(sizes: tuple[float, ...]) -> None:
     """Matryoshka groups sum to d_sae, or their shares to one."""
