@@ -22,7 +22,8 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_some_features_are_those_of_the_whole(path: Path) -> None:
     """In the order asked for; refused where features compete, since a part would be another SAE."""
-    whole, x = sae_fast.load(path), published.inputs()
+    whole = sae_fast.load(path)
+    x = published.inputs(d_in=whole.cfg.d_in)
     if whole.cfg.architecture not in THRESHOLD_ARCHITECTURES:
         with pytest.raises(ArgumentError, match="some features only"):
             sae_fast.load(path, features=CHOSEN)
@@ -36,7 +37,8 @@ def test_some_features_are_those_of_the_whole(path: Path) -> None:
 
 def test_the_encoder_alone_encodes_the_same(path: Path) -> None:
     """Without its decoder an SAE gives the same activations and says that it cannot decode."""
-    whole, x = sae_fast.load(path), published.inputs()
+    whole = sae_fast.load(path)
+    x = published.inputs(d_in=whole.cfg.d_in)
     if whole.cfg.architecture == "temporal":
         with pytest.raises(ArgumentError, match="W_dec"):
             sae_fast.load(path, encoder_only=True)
@@ -51,7 +53,8 @@ def test_the_encoder_alone_encodes_the_same(path: Path) -> None:
 
 def test_folding_changes_activations_and_not_the_output(path: Path) -> None:
     """Decoder rows of norm one, activations scaled up by what they had."""
-    whole, x = sae_fast.load(path, dtype="float64"), published.inputs().double()
+    whole = sae_fast.load(path, dtype="float64")
+    x = published.inputs(d_in=whole.cfg.d_in).double()
     if whole.cfg.architecture not in THRESHOLD_ARCHITECTURES:
         with pytest.raises(ArgumentError, match="fold_decoder_norm would change what"):
             sae_fast.load(path, fold_decoder_norm=True)
@@ -67,10 +70,13 @@ def test_folding_changes_activations_and_not_the_output(path: Path) -> None:
 
 def test_dtype_hook_and_model_can_be_given(path: Path) -> None:
     """Dtype is that of the matrices, names replace what the files say, and info agrees with what is loaded."""
-    sae = sae_fast.load(path, dtype="bfloat16", hook_name="blocks.2.hook_resid_mid", model_name="mine")
+    hooks = tuple(f"blocks.{layer}.hook_resid_mid" for layer in range(len(sae_fast.load(path).cfg.hook_widths) or 1))
+    named = {"hook_name": hooks[0]} if len(hooks) == 1 else {"hook_names": hooks}
+
+    sae = sae_fast.load(path, dtype="bfloat16", model_name="mine", **named)
 
     assert sae.dtype == torch.bfloat16
-    assert (sae.cfg.hook_name, sae.cfg.model_name) == ("blocks.2.hook_resid_mid", "mine")
+    assert (sae.cfg.hooks_read, sae.cfg.model_name) == (hooks, "mine")
     described = info(path)
     assert described.cfg == sae_fast.load(path).cfg
     assert described.dtype == sae_fast.load(path).dtype
