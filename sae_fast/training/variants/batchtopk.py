@@ -47,6 +47,8 @@ class BatchTopKOptions(KOfBatch, VariantOptions):
     unit_norm_decoder: bool | None = None
     """keep decoder rows at norm one; default: of SAEs, not of transcoders, whose decoder begins unrelated to the encoder and
     turns faster with free norms"""
+    start_from_data: bool | None = None
+    """begin with rows that lean towards sampled activations; default: of SAEs, not of transcoders"""
 
 
 @dataclass(frozen=True, kw_only=True)

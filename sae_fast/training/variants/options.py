@@ -17,9 +17,9 @@ class SharedOptions(ABC):
     """number of features as a multiple of the width that it reads"""
     unit_norm_decoder: bool | None = True
     """keep decoder rows at norm one: their gradient turns them only, and they are rescaled after each step"""
-    start_from_data: bool = False
-    """begin with decoder rows that lean towards sampled activations: fewer dead features where these are many, but planted
-    dictionaries are recovered better from random directions"""
+    start_from_data: bool | None = True
+    """begin with rows that lean towards sampled activations rather than in random directions: more of the variance is
+    explained, and planted dictionaries, large ones above all, are recovered better"""
     start_at_mean: bool = True
     """begin the decoder's bias at the mean of the target rather than at zero: fewer dead features on activations of language
     models, while planted dictionaries, whose mean is made of features, are recovered a little better from zero"""
@@ -70,6 +70,8 @@ class VariantOptions(SharedOptions):
             raise ConfigError("[[sae]] skip: only a transcoder has a skip term; give hook_name_out")
         if self.unit_norm_decoder is None:
             object.__setattr__(self, "unit_norm_decoder", self.hook_name_out is None)
+        if self.start_from_data is None:
+            object.__setattr__(self, "start_from_data", self.hook_name_out is None)
 
     @property
     def reads(self) -> tuple[str, ...]:

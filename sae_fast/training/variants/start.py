@@ -36,14 +36,19 @@ def initial_rows(own: slice, d_sae: int, start: Start, options: SharedOptions, i
     """(encoder rows [n, d_in], decoder rows [n, d_out]) of the features `own` of `d_sae`; of an SAE they have one direction."""
     norm_in, norm_out = (0.5, 1.0) if options.unit_norm_decoder else (FREE_NORM, FREE_NORM)
     generator = torch.Generator().manual_seed(options.seed)
-    noise = _directions(own, d_sae, start.y.shape[1], generator)
-    if options.start_from_data:
-        y = (start.y * start.scale_out).float()
-        chosen = y[torch.randint(0, len(y), (d_sae,), generator=generator)[own]] - y.mean(0)
-        noise = nn.functional.normalize(nn.functional.normalize(chosen, dim=1) + 0.5 * noise, dim=1)
-    if not is_transcoder:
-        return norm_in * noise, norm_out * noise
-    return norm_in * _directions(own, d_sae, start.x.shape[1], generator), norm_out * noise
+    rows_out = _directions(own, d_sae, start.y.shape[1], generator)
+    tokens = torch.randint(0, len(start.y), (d_sae,), generator=generator)[own] if options.start_from_data else None
+    rows_in = _directions(own, d_sae, start.x.shape[1], generator) if is_transcoder else rows_out
+    if tokens is not None:
+        rows_out = _leaning(rows_out, start.y * start.scale_out, tokens)
+        rows_in = _leaning(rows_in, start.x * start.scale_in, tokens) if is_transcoder else rows_out
+    return norm_in * rows_in, norm_out * rows_out
+
+
+def _leaning(noise: Tensor, sample: Tensor, tokens: Tensor) -> Tensor:
+    """Unit rows between the directions of `noise` and those of sampled activations from their mean, nearer to the latter."""
+    chosen = sample[tokens].float() - sample.float().mean(0)
+    return nn.functional.normalize(nn.functional.normalize(chosen, dim=1) + 0.5 * noise, dim=1)
 
 
 def _directions(own: slice, d_sae: int, width: int, generator: torch.Generator) -> Tensor:

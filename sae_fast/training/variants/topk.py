@@ -23,6 +23,8 @@ class TopKOptions(VariantOptions):
     unit_norm_decoder: bool | None = None
     """keep decoder rows at norm one; default: of SAEs, not of transcoders, whose decoder begins unrelated to the encoder and
     turns faster with free norms"""
+    start_from_data: bool | None = None
+    """begin with rows that lean towards sampled activations; default: of SAEs, not of transcoders"""
     aux_coefficient: float = 1 / 32
     """weight of the loss that revives dead features"""
     k_aux: int | None = None

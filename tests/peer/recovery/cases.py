@@ -19,6 +19,7 @@ class Case:
     theirs_architecture: str
     theirs: Settings
     seeds: int = 3
+    """eight where both libraries do the same but for their random numbers, so that three would leave it to chance"""
 
     def settings(self, who: str) -> tuple[str, Settings]:
         """(architecture, options of each training) of `sae_fast` or the peer."""
@@ -46,10 +47,10 @@ def _matryoshka(name: str, planted: str) -> Case:
     return Case(name, planted, "sae-lens", "matryoshka", ours, "matryoshka_batchtopk", theirs)
 
 
-def _l1(name: str) -> Case:
+def _l1(name: str, seeds: int = 3) -> Case:
     coefficients = (1.5, 2.0)
     theirs = _sweep("l1_coefficient", coefficients, l1_warm_up_steps=50)
-    return Case(name, "flat", "sae-lens", name, _sweep("l1_coefficient", coefficients, **AT_ZERO), name, theirs)
+    return Case(name, "flat", "sae-lens", name, _sweep("l1_coefficient", coefficients, **AT_ZERO), name, theirs, seeds)
 
 
 def _jumprelu(penalty: str, ours: Settings, theirs: Settings) -> Case:
@@ -80,7 +81,7 @@ CASES: tuple[Case, ...] = (
         "matching_pursuit",
         _sweep("max_iterations", KS),
     ),
-    _l1("standard"),
+    _l1("standard", seeds=8),
     _l1("gated"),
     _jumprelu(
         "step",
@@ -126,7 +127,15 @@ CASES: tuple[Case, ...] = (
         "crosscoder",
         _sweep("coefficient", (1.0, 2.0)),
     ),
-    _same("batchtopk_crosscoder", "paper", "crosscoder", (5.0, 7.0)),
+    Case(
+        "batchtopk_crosscoder",
+        "crosscoder",
+        "paper",
+        "batchtopk_crosscoder",
+        _sweep("k", (4.0, 5.0)),
+        "batchtopk_crosscoder",
+        _sweep("k", (5.0, 7.0, 10.0)),
+    ),
 )
 LARGE: tuple[Case, ...] = (
     _same("topk large", "sae-lens", "large", (12,), seeds=1),

@@ -12,7 +12,7 @@ from sae_fast.evaluation.synthetic import SyntheticData, SyntheticOptions
 
 STEPS, BATCH, LR = 1000, 1024, 1e-3
 DEAD_STEPS = 100
-SEEDS = (11, 12, 13)
+SEEDS = (11, 12, 13, 14, 15, 16, 17, 18)
 """Not those of the planted dictionaries: random directions from the same seed would be the answer."""
 NOISE = 0.02
 N_SCORED = 32_768
@@ -149,7 +149,7 @@ def planted(name: str) -> Planted:
         case "mixed":
             return autoencoder(name, d=48, n_features=128, active=10.0, children=3, correlation=0.3)
         case "large":
-            return autoencoder(name, steps=2000, d=256, n_features=2048, active=24.0, children=3, correlation=0.3)
+            return autoencoder(name, steps=600, d=256, n_features=2048, active=24.0, children=3, correlation=0.3)
         case "transcoder":
             return _of_hooks(name, ("x",), ("y",))
         case "crosscoder":

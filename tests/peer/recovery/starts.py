@@ -49,4 +49,4 @@ def _spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else len(SEEDS))
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)

@@ -300,14 +300,16 @@ def test_options_that_make_no_sense_are_refused(name: str, options: dict[str, An
 
 
 @pytest.mark.parametrize("name", ["topk", "abstopk", "batchtopk"])
-def test_transcoders_that_choose_by_size_have_free_norms(name: str) -> None:
-    """SAEs keep decoder rows at norm one; either can be asked to do otherwise."""
+def test_transcoders_that_choose_by_size_begin_otherwise(name: str) -> None:
+    """SAEs keep decoder rows at norm one and begin near the data, they do not; either can be asked to do as the other."""
 
-    def keeps(**options: Any) -> bool | None:
-        return VARIANTS[name].Options(**(dict(hook_name="in", d_sae=8, k=3) | options)).unit_norm_decoder  # type: ignore[arg-type]
+    def start(**options: Any) -> tuple[bool, bool]:
+        given: Any = VARIANTS[name].Options(**(dict(hook_name="in", d_sae=8, k=3) | options))
+        return given.unit_norm_decoder, given.start_from_data
 
-    assert (keeps(), keeps(hook_name_out="out")) == (True, False)
-    assert (keeps(unit_norm_decoder=False), keeps(hook_name_out="out", unit_norm_decoder=True)) == (False, True)
+    assert (start(), start(hook_name_out="out")) == ((True, True), (False, False))
+    assert start(unit_norm_decoder=False, start_from_data=False) == (False, False)
+    assert start(hook_name_out="out", unit_norm_decoder=True, start_from_data=True) == (True, True)
 
 
 def test_the_bias_of_the_decoder_begins_at_the_mean_or_at_zero() -> None:
