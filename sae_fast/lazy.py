@@ -18,6 +18,6 @@ def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any]
         return value
 
     def __dir__() -> list[str]:  # noqa: N807
-        return sorted({*homes, *(name for name in vars(sys.modules[package]) if name.startswith("__"))})
+        return sorted({*homes, *({"__version__"} & vars(sys.modules[package]).keys())})
 
     return __getattr__, __dir__
