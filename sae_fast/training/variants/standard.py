@@ -34,6 +34,9 @@ class L1Options(VariantOptions):
 class StandardOptions(L1Options):
     """`architecture = "standard"`."""
 
+    start_from_data: bool = False
+    """begin with rows that lean towards sampled activations; with this loss, planted dictionaries are recovered a little better
+    from random directions"""
     lp_norm: float = 1.0
     """p of the penalty `Σ (a ‖d‖)^p`; below one it counts rather than shrinks, and its gradient at zero is unbounded"""
 

@@ -85,7 +85,7 @@ CASES: tuple[Case, ...] = (
     _l1("gated"),
     _jumprelu(
         "step",
-        _sweep("l0_coefficient", (0.7, 1.0), penalty="step"),
+        _sweep("l0_coefficient", (1.0, 1.6), penalty="step"),
         _sweep("l0_coefficient", (0.5, 0.7), **ANTHROPIC),
     ),
     _jumprelu(
@@ -105,7 +105,7 @@ CASES: tuple[Case, ...] = (
         "transcoder",
         "paper",
         "jumprelu",
-        _sweep("l0_coefficient", (0.35, 0.7), penalty="step"),
+        _sweep("l0_coefficient", (0.6, 1.2), penalty="step"),
         "jumprelu_transcoder",
         _sweep("coefficient", (1.0, 8.0), bandwidth=0.1),
     ),
