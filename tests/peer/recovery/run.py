@@ -42,8 +42,7 @@ def trained(one: Case, seed: int) -> list[dict[str, object]]:
             found = score(module.train(architecture, settings, data, seed), data)
             records.append({"case": one.name, "who": who, "seed": seed, "settings": settings, "commit": commit(), **found})
             numbers = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
-            sys.stdout.write(f"{one.name}, seed {seed}, {who} {settings}: {numbers}\n")
-            sys.stdout.flush()
+            sys.stderr.write(f"{one.name}, seed {seed}, {who} {settings}: {numbers}\n")
     return records
 
 
