@@ -178,9 +178,8 @@ class SparseActs:
         entries = torch.arange(shift.numel(), device=device) + shift
         return self._with_rows(pointer, entries, chosen)
 
-    def in_features(self, first: int, last: int) -> "SparseActs":
-        """The entries of the features from `first` to before `last`, of the same tokens and in the same shape."""
-        chosen = (self.col_indices >= first) & (self.col_indices < last)
+    def kept(self, chosen: Tensor) -> "SparseActs":
+        """The chosen entries (bool [nnz]) of the same tokens, in the same shape."""
         pointer = torch.nn.functional.pad(chosen.cumsum(0), (1, 0))[self.crow_indices]
         return replace(
             self,
@@ -189,6 +188,10 @@ class SparseActs:
             values=self.values[chosen],
             entries_per_row=None,
         )
+
+    def in_features(self, first: int, last: int) -> "SparseActs":
+        """The entries of the features from `first` to before `last`, of the same tokens and in the same shape."""
+        return self.kept((self.col_indices >= first) & (self.col_indices < last))
 
     def flatten(self) -> "SparseActs":
         """The same activations with one leading dimension, `(n,)`."""

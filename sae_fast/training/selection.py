@@ -8,7 +8,6 @@ three rounds, however large batch, k and dictionary are.
 import torch
 from torch import Tensor
 
-from sae_fast.sparse import SparseActs, row_pointer
 from sae_fast.training.distributed import Ranks
 
 DIGITS = (11, 10, 10)
@@ -46,9 +45,3 @@ def among_largest(values: Tensor, wanted: int, ranks: Ranks) -> tuple[Tensor, fl
     before = sum(int(count) for count in ranks.gathered(ties.sum())[: ranks.rank])
     chosen = (bits > level) | (ties & (ties.cumsum(0) <= left - before))
     return chosen, float(torch.tensor(level, dtype=torch.int32).view(torch.float32))
-
-
-def kept(acts: SparseActs, chosen: Tensor) -> SparseActs:
-    """The chosen entries (bool [nnz]) of the same tokens."""
-    counts = torch.bincount(acts.row_indices()[chosen], minlength=acts.shape[0])
-    return SparseActs(row_pointer(counts), acts.col_indices[chosen], acts.values[chosen], acts.shape)

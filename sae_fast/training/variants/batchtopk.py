@@ -12,7 +12,7 @@ from sae_fast.errors import ConfigError
 from sae_fast.sparse import SparseActs
 from sae_fast.tables import at_least
 from sae_fast.training.calibration import threshold_for_l0
-from sae_fast.training.selection import among_largest, kept
+from sae_fast.training.selection import among_largest
 from sae_fast.training.variants.base import HeldOut, Loss, Moment, SharedOptions, VariantOptions
 from sae_fast.training.variants.topk import TopK
 
@@ -112,7 +112,7 @@ class BatchTopK(TopK):
             chosen, smallest = among_largest(values, wanted, layout.everyone)
             is_full = most < self.n_own and acts.nnz == int(most * len(x)) and acts.nnz > 0
             if not layout.everyone.any(is_full and float(values.min()) > smallest, x.device):
-                return kept(acts, chosen), smallest
+                return acts.kept(chosen), smallest
             self.reach *= 2
 
     def threshold_of(self, held_out: HeldOut) -> Tensor | None:
@@ -146,10 +146,10 @@ class Matryoshka(BatchTopK):
         """`mean over prefixes of mean ‖y - ŷ_prefix‖² + c · aux`."""
         inputs = self.inputs(x)
         acts = self.select(inputs)
-        y_hat, errors, begin = self.decoded(_of_features(acts, 0, 0), x), [], -self.own.start
+        y_hat, errors, begin = self.decoded(acts.in_features(0, 0), x), [], -self.own.start
         nothing = torch.zeros_like(self.b_dec)
         for size in self.group_sizes:
-            written = ops.decode(_of_features(acts, begin, begin + size), self.narrowed(self.W_dec), nothing)
+            written = ops.decode(acts.in_features(begin, begin + size), self.narrowed(self.W_dec), nothing)
             y_hat = y_hat + self.layout.summed(written)
             errors.append((y - y_hat).square().sum() / len(y))
             begin += size
@@ -165,8 +165,3 @@ class Matryoshka(BatchTopK):
     def about(self) -> dict[str, Any]:
         """The name that SAELens has for it."""
         return {**super().about(), "training_architecture": "matryoshka_batchtopk"}
-
-
-def _of_features(acts: SparseActs, first: int, last: int) -> SparseActs:
-    """The entries of the features from `first` to `last`, of the same tokens."""
-    return kept(acts, (acts.col_indices >= first) & (acts.col_indices < last))

@@ -10,7 +10,7 @@ from sae_fast import ops
 from sae_fast.config import Architecture
 from sae_fast.sparse import SparseActs
 from sae_fast.tables import at_least
-from sae_fast.training.selection import among_largest_of_row, kept
+from sae_fast.training.selection import among_largest_of_row
 from sae_fast.training.variants.base import HeldOut, Loss, Moment, SharedOptions, Variant, VariantOptions
 
 
@@ -51,7 +51,7 @@ class TopK(Variant):
         if self.layout.mesh is None:
             return proposed
         magnitudes = proposed.topk_view()[1].detach().abs()
-        return kept(proposed, among_largest_of_row(magnitudes, self.options.k, self.layout.features).flatten())
+        return proposed.kept(among_largest_of_row(magnitudes, self.options.k, self.layout.features).flatten())
 
     def objective(self, x: Tensor, y: Tensor, moment: Moment) -> Loss:
         """`mean ‖y - ŷ‖² + c · aux`."""

@@ -28,7 +28,7 @@ from sae_fast.training.checkpoint import checkpoints
 from sae_fast.training.distributed import Ranks, require_even
 from sae_fast.training.layout import Layout, layout
 from sae_fast.training.run import make_variants
-from sae_fast.training.selection import among_largest, among_largest_of_row, kept
+from sae_fast.training.selection import among_largest, among_largest_of_row
 from sae_fast.training.variants import VARIANTS, Start
 
 FOLDER = Path(__file__).parent
@@ -209,7 +209,7 @@ def test_the_largest_of_a_row_are_k() -> None:
     acts = SparseActs.from_topk(torch.arange(4).expand(2, 4), magnitudes, 4)
 
     assert chosen.sum(1).tolist() == [2, 2]
-    assert torch.equal(kept(acts, chosen.flatten()).to_dense(), magnitudes * chosen)
+    assert torch.equal(acts.kept(chosen.flatten()).to_dense(), magnitudes * chosen)
 
 
 def test_parts_of_a_dictionary_begin_as_the_whole() -> None:
