@@ -17,12 +17,10 @@ from torch import Tensor
 
 from sae_fast.errors import ArgumentError, ShapeError
 from sae_fast.lm.feature_edits import FeatureEdit, FeatureEdits, by_hook, edited
-from sae_fast.lm.places import Place, SAEs, in_stream, places, sae_input
+from sae_fast.lm.places import Place, SAEs, in_stream, places
 from sae_fast.lm.positions import Positions, Window
 from sae_fast.sae import SAE
 from sae_fast.sparse import SparseActs
-
-__all__ = ["Place", "SAEs", "Splice", "keeping", "places", "sae_input"]
 
 Function = Callable[[Tensor], Tensor]
 """What is done at a hook: takes the activation, returns its replacement."""

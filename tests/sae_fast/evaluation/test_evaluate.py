@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_evaluation import D_SAE, HOOK, D, padded, perfect_sae, random_sae, small_lm, texts, uneven_batches
+from small_evaluation import D_SAE, HOOK, D, padded, perfect_sae, random_sae, texts
 from torch import Tensor
 
 from sae_fast.config import tensor_shapes
@@ -14,16 +14,6 @@ from sae_fast.evaluation import Batch, Metrics, evaluate, n_passes
 from sae_fast.lm.transformers import TransformersLM
 from sae_fast.sae import SAE, SAEConfig
 from sae_fast.sparse import SparseActs
-
-
-@pytest.fixture(scope="module")
-def lm() -> TransformersLM:
-    return small_lm()
-
-
-@pytest.fixture(scope="module")
-def batches() -> list[Batch]:
-    return uneven_batches()
 
 
 @torch.no_grad()

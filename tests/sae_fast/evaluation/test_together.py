@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_evaluation import D_SAE, HOOK, D, random_sae, small_lm, texts, uneven_batches
+from small_evaluation import D_SAE, HOOK, D, random_sae, texts
 from torch import Tensor
 
 from sae_fast.config import SAEConfig, tensor_shapes
@@ -13,17 +13,6 @@ from sae_fast.errors import NonFiniteError
 from sae_fast.evaluation import Batch, evaluate, measure
 from sae_fast.lm.transformers import TransformersLM
 from sae_fast.sae import SAE
-
-
-@pytest.fixture(scope="module")
-def lm() -> TransformersLM:
-    return small_lm()
-
-
-@pytest.fixture(scope="module")
-def batches() -> list[Batch]:
-    return uneven_batches()
-
 
 MLPS = ("blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out", "blocks.2.hook_mlp_out")
 
